@@ -1,0 +1,132 @@
+//! Views on the CPU: the reference for every other implementation.
+//!
+//! A view is a `[3, height, width]` slice of f32 in `[0, 1]`, red plane first. Each operation is one function that
+//! changes a view in place; [`apply`] runs those that a [`Draw`] asks for and [`apply_batch`] does so for many views
+//! in parallel.
+//!
+//! Results depend neither on the number of threads nor on the width of the machine's vectors: sums are made in a
+//! fixed number of lanes and no multiply-add is contracted. Each operation is compiled for several instruction sets
+//! and the machine's is chosen when it runs (1.4 times the views of x86-64's baseline with AVX-512, 1.3 with AVX2).
+
+mod blur;
+mod colour;
+mod resize;
+
+pub use blur::{gaussian_blur, pil_box_blur};
+pub use colour::{brightness, contrast, grayscale, hue, saturation, solarize};
+pub use resize::resized_crop;
+
+use gabion_spec::{Draw, JitterOp};
+use rayon::prelude::*;
+use resize::Axes;
+use std::cell::RefCell;
+
+/// An 8-bit RGB image, rows of interleaved pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// `[height, width, 3]` bytes.
+    pub pixels: &'a [u8],
+    /// Height and width in pixels.
+    pub size: [u32; 2],
+}
+
+/// Memory that operations reuse from one view to the next. After the first views of a size nothing is allocated.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Resampling weights of columns, and of rows.
+    horizontal: Axes,
+    vertical: Axes,
+    /// One line of pixels.
+    line: Vec<f32>,
+    /// A crop of the right width, or a plane before a vertical blur.
+    plane: Vec<f32>,
+    /// The weights of a blur.
+    kernel: Vec<f32>,
+}
+
+/// Computes one view of `size` = `[height, width]` pixels.
+///
+/// # Shapes
+/// `source` `[h, w, 3]` bytes, `view` `[3, height, width]`.
+///
+/// # Panics
+/// When a slice does not have its shape's length, or the crop is not inside the source.
+pub fn apply(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32], scratch: &mut Scratch) {
+    resized_crop(source, draw, size, view, scratch);
+    if draw.jitter != 0 {
+        for op in draw.jitter_order() {
+            match op {
+                JitterOp::Brightness => brightness(view, draw.brightness),
+                JitterOp::Contrast => contrast(view, draw.contrast),
+                JitterOp::Saturation => saturation(view, draw.saturation),
+                JitterOp::Hue => hue(view, draw.hue),
+            }
+        }
+    }
+    if draw.grayscale != 0 {
+        grayscale(view);
+    }
+    if draw.blur_sigma > 0.0 {
+        match draw.blur_filter {
+            0 => gaussian_blur(view, size, draw.blur_sigma, scratch),
+            _ => pil_box_blur(view, size, draw.blur_sigma, scratch),
+        }
+    }
+    if draw.solarize < Draw::NO_SOLARIZE {
+        solarize(view, draw.solarize);
+    }
+}
+
+/// Fewest views of one task: some 30 microseconds of work at 32x32, against less than one to hand it out.
+const VIEWS_PER_TASK: usize = 8;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Computes one view for each draw, in parallel on rayon's current pool.
+///
+/// # Shapes
+/// `sources` are what [`Draw::image`] indexes; `views` `[draws, 3, height, width]`. No draws are no work.
+///
+/// # Panics
+/// When a slice does not have its shape's length, a draw's image is not among the sources, or its crop is not inside
+/// its source.
+pub fn apply_batch(sources: &[Source], draws: &[Draw], size: [u32; 2], views: &mut [f32]) {
+    let view_len = view_len(size);
+    assert!(
+        views.len() == draws.len() * view_len,
+        "{} draws of [3, {}, {}] need {} values, got {}",
+        draws.len(),
+        size[0],
+        size[1],
+        draws.len() * view_len,
+        views.len()
+    );
+    views.par_chunks_exact_mut(view_len).zip(draws).with_min_len(VIEWS_PER_TASK).for_each(|(view, draw)| {
+        let source = *sources
+            .get(draw.image as usize)
+            .unwrap_or_else(|| panic!("a draw is of image {}, the batch has {}", draw.image, sources.len()));
+        SCRATCH.with_borrow_mut(|scratch| apply(source, draw, size, view, scratch));
+    });
+}
+
+/// Values of a view of `size`.
+fn view_len([height, width]: [u32; 2]) -> usize {
+    assert!(height > 0 && width > 0, "a view has pixels, got {height}x{width}");
+    3 * height as usize * width as usize
+}
+
+/// Asserts that a view has its size.
+fn assert_view(view: &[f32], size: [u32; 2]) {
+    let [height, width] = size;
+    assert!(
+        view.len() == view_len(size),
+        "a view of [3, {height}, {width}] has {} values, got {}",
+        view_len(size),
+        view.len()
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Every distinct convolution of a ResNet-18 for 32x32 images, against this machine's multiply-add peak.
+//!
+//! `cargo run --release -p gabion-kernels --example roofline [width = 16] [batch = 256]`
+//!
+//! Prints milliseconds and GFLOP/s of the forward pass, the input gradient and the weight gradient with 1 and with 2
+//! threads (best of several runs), then GB/s of the batch norm passes. FLOPs count a multiply-add as two.
+
+// The peak is measured with intrinsics.
+#![allow(unsafe_code)]
+
+use gabion_kernels::*;
+use std::time::Instant;
+
+/// Best time of several runs, in seconds.
+fn best(mut work: impl FnMut()) -> f64 {
+    work();
+    let start = Instant::now();
+    let (mut fastest, mut runs) = (f64::INFINITY, 0);
+    while runs < 5 || start.elapsed().as_secs_f64() < 0.4 {
+        let start = Instant::now();
+        work();
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    fastest
+}
+
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use std::arch::x86_64::*;
+
+    pub const ROUNDS: usize = 1 << 20;
+
+    macro_rules! peak {
+        ($name:ident, $feature:literal, $splat:ident, $fma:ident, $lanes:literal, $last:ident) => {
+            /// FLOPs done, and a value that keeps the loop alive.
+            #[target_feature(enable = $feature)]
+            pub fn $name(seed: f32) -> (usize, f32) {
+                let factor = $splat(seed);
+                let mut sums = [$splat(1.0); 12];
+                for _ in 0..ROUNDS {
+                    for sum in &mut sums {
+                        *sum = $fma(*sum, factor, factor);
+                    }
+                }
+                (ROUNDS * 12 * $lanes * 2, sums.iter().map(|sum| $last(*sum)).sum())
+            }
+        };
+    }
+    peak!(avx512, "avx512f", _mm512_set1_ps, _mm512_fmadd_ps, 16, _mm512_cvtss_f32);
+    peak!(avx2, "avx2,fma", _mm256_set1_ps, _mm256_fmadd_ps, 8, _mm256_cvtss_f32);
+}
+
+/// GFLOP/s of one core on independent multiply-adds, or `None` where this example knows no intrinsics.
+fn peak() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let measure = |run: &dyn Fn(f32) -> (usize, f32)| {
+            let mut flops = 0;
+            let seconds = best(|| flops = std::hint::black_box(run(std::hint::black_box(0.5))).0);
+            flops as f64 / seconds / 1e9
+        };
+        match Level::detected() {
+            // SAFETY: the level was detected.
+            Level::Avx512 => return Some(measure(&|seed| unsafe { peak::avx512(seed) })),
+            // SAFETY: the level was detected.
+            Level::Avx2 => return Some(measure(&|seed| unsafe { peak::avx2(seed) })),
+            Level::Portable => {}
+        }
+    }
+    None
+}
+
+fn noise(length: usize) -> Vec<f32> {
+    (0..length as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+fn convolutions(width: usize, batch: usize) -> Vec<Conv2d> {
+    let conv = |side, channels_in, channels_out, kernel, stride| Conv2d {
+        batch,
+        height: side,
+        width: side,
+        channels_in,
+        channels_out,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    };
+    let mut all = vec![conv(32, 3, width, 3, 1), conv(32, width, width, 3, 1)];
+    for stage in 0..3 {
+        let (side, channels) = (32 >> stage, width << stage);
+        all.push(conv(side, channels, 2 * channels, 3, 2));
+        all.push(conv(side, channels, 2 * channels, 1, 2));
+        all.push(conv(side / 2, 2 * channels, 2 * channels, 3, 1));
+    }
+    all
+}
+
+fn main() {
+    let mut arguments =
+        std::env::args().skip(1).map(|a| a.parse().expect("arguments are width and batch, two numbers"));
+    let width = arguments.next().unwrap_or(16);
+    let batch = arguments.next().unwrap_or(256);
+    let peak = peak();
+    println!("{:?}, width {width}, batch {batch}", Level::detected());
+    if let Some(peak) = peak {
+        println!("multiply-add peak of one core: {peak:.0} GFLOP/s");
+    }
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+        println!("\n{threads} thread(s)            forward              input gradient       weight gradient");
+        println!("layer                  ms  GFLOP/s  peak    ms  GFLOP/s  peak    ms  GFLOP/s  peak");
+        pool.install(|| {
+            for conv in convolutions(width, batch) {
+                let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
+                let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+                let times = [
+                    best(|| conv2d(&conv, &x, &w, &mut y)),
+                    best(|| conv2d_input_grad(&conv, &dy, &w, &mut dx)),
+                    best(|| conv2d_weight_grad(&conv, &x, &dy, &mut dw)),
+                ];
+                let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
+                print!("{height:>2}px {channels_in:>3}>{channels_out:<3} {kernel}x{kernel}/{stride} ");
+                for seconds in times {
+                    let speed = conv.flops() as f64 / seconds / 1e9;
+                    let share = peak.map_or(f64::NAN, |peak| 100.0 * speed / peak / threads as f64);
+                    print!(" {:>6.2} {speed:>7.0} {share:>4.0}%", seconds * 1e3);
+                }
+                println!();
+            }
+            norms(width, batch);
+        });
+    }
+}
+
+fn norms(width: usize, batch: usize) {
+    println!("batch norm with residual and ReLU: ms and GB/s of the tensors that each pass has to move");
+    for (pixels, channels) in [(1024, width), (256, 2 * width), (64, 4 * width), (16, 8 * width)] {
+        let length = batch * pixels * channels;
+        let norm = BatchNorm { channels, epsilon: 1e-5, relu: true };
+        let (x, residual, dy) = (noise(length), noise(length), noise(length));
+        let (gamma, beta) = (vec![1.0; channels], vec![0.1; channels]);
+        let (mut y, mut dx, mut d_residual) = (dy.clone(), dy.clone(), dy.clone());
+        let (mut dgamma, mut dbeta) = (gamma.clone(), gamma.clone());
+        let mut statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y);
+        let train = best(|| statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y));
+        let mut backward = |training: bool| {
+            best(|| {
+                let grads = BatchNormGrads {
+                    dx: &mut dx,
+                    dgamma: &mut dgamma,
+                    dbeta: &mut dbeta,
+                    d_residual: Some(&mut d_residual),
+                };
+                match training {
+                    true => batch_norm_train_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
+                    false => batch_norm_frozen_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
+                }
+            })
+        };
+        let (train_backward, frozen_backward) = (backward(true), backward(false));
+        let frozen = best(|| batch_norm_frozen(&norm, &x, &statistics, &gamma, &beta, Some(&residual), &mut y));
+        print!("{channels:>4} channels");
+        // Tensors read and written: train reads x twice, its backward x twice and d_residual after writing it.
+        let passes = [
+            ("train", train, 4),
+            ("backward", train_backward, 7),
+            ("frozen", frozen, 3),
+            ("backward", frozen_backward, 6),
+        ];
+        for (name, seconds, tensors) in passes {
+            print!("  {name} {:.2} {:.0}", seconds * 1e3, (tensors * 4 * length) as f64 / seconds / 1e9);
+        }
+        println!();
+    }
+}

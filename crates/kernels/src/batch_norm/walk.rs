@@ -1,0 +1,362 @@
+//! The loops of batch normalisation: over chunks of rows, then over groups of channels, then down the rows.
+//!
+//! A chunk of rows fits the first-level cache, so that walking it once per channel group, or twice for the moments,
+//! costs main memory one reading. Channels of a group keep their parameters and sums in registers.
+
+use crate::level::Kernel;
+use crate::vector::Vector;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Values per chunk: 16 KiB, half of a small first-level cache.
+const CHUNK_VALUES: usize = 4096;
+/// Chunks per task: enough work to be worth a thread's while.
+const TASK_CHUNKS: usize = 8;
+
+/// Cuts rows into chunks; the cut depends on the shape alone, so sums do not depend on threads.
+pub(super) struct ForEachChunk {
+    channels: usize,
+    values: usize,
+    /// Values of every chunk but perhaps the last.
+    chunk: usize,
+}
+
+impl ForEachChunk {
+    pub fn new(channels: usize, values: usize) -> Self {
+        Self { channels, values, chunk: (CHUNK_VALUES / channels).max(8) * channels }
+    }
+
+    /// Rows of each chunk.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        (0..self.values).step_by(self.chunk).map(|start| self.range(start).len() / self.channels)
+    }
+
+    fn range(&self, start: usize) -> Range<usize> {
+        start..(start + self.chunk).min(self.values)
+    }
+
+    /// Two values per channel from each chunk, in the order of the chunks.
+    pub fn sums(&self, f: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
+        self.sums_writing(None, |range, out, _| f(range, out))
+    }
+
+    /// As `sums`, handing out the chunks of `to` as well.
+    pub fn sums_writing(
+        &self,
+        to: Option<&mut [f32]>,
+        f: impl Fn(Range<usize>, &mut [f32], Option<&mut [f32]>) + Sync,
+    ) -> Vec<f32> {
+        let mut sums = vec![0.0; self.values.div_ceil(self.chunk) * 2 * self.channels];
+        let each = sums.par_chunks_mut(2 * self.channels).enumerate().with_min_len(TASK_CHUNKS);
+        match to {
+            None => each.for_each(|(chunk, out)| f(self.range(chunk * self.chunk), out, None)),
+            Some(to) => each
+                .zip(to.par_chunks_mut(self.chunk))
+                .for_each(|((chunk, out), to)| f(self.range(chunk * self.chunk), out, Some(to))),
+        }
+        sums
+    }
+
+    /// Hands out the chunks of `to` and of `also`.
+    pub fn write(
+        &self,
+        to: &mut [f32],
+        also: Option<&mut [f32]>,
+        f: impl Fn(Range<usize>, &mut [f32], Option<&mut [f32]>) + Sync,
+    ) {
+        let each = to.par_chunks_mut(self.chunk).enumerate().with_min_len(TASK_CHUNKS);
+        match also {
+            None => each.for_each(|(chunk, to)| f(self.range(chunk * self.chunk), to, None)),
+            Some(also) => each
+                .zip(also.par_chunks_mut(self.chunk))
+                .for_each(|((chunk, to), also)| f(self.range(chunk * self.chunk), to, Some(also))),
+        }
+    }
+}
+
+/// Runs `$body` for groups of channels: `$WIDTH` vectors at once (4, 2 or 1), from channel `$channel` on.
+macro_rules! for_channels {
+    ($V:ident, $channels:expr, $method:ident, $self:ident) => {
+        let mut channel = 0;
+        while channel < $channels {
+            // SAFETY: the slices hold whole rows of `channels` values (asserted in `run`), and a group reaches at most
+            // to the last channel, its last vector partially.
+            unsafe {
+                match ($channels - channel).div_ceil($V::LANES) {
+                    1 => {
+                        $self.$method::<$V, 1>(channel);
+                        channel += $V::LANES;
+                    }
+                    2 | 3 => {
+                        $self.$method::<$V, 2>(channel);
+                        channel += 2 * $V::LANES;
+                    }
+                    _ => {
+                        $self.$method::<$V, 4>(channel);
+                        channel += 4 * $V::LANES;
+                    }
+                }
+            }
+        }
+    };
+}
+
+/// `N` vectors from a row, the last one partial where the channels end.
+///
+/// # Safety
+/// `from` is valid for reading `min(left, N * LANES)` values, and `left > (N - 1) * LANES`.
+#[inline(always)]
+unsafe fn load<V: Vector, const N: usize>(from: *const f32, left: usize) -> [V; N] {
+    let mut out = [V::splat(0.0); N];
+    for v in 0..N {
+        // SAFETY: the caller's.
+        out[v] = unsafe { V::load_up_to(from.add(v * V::LANES), left - v * V::LANES) };
+    }
+    out
+}
+
+/// # Safety
+/// As [`load`], for writing.
+#[inline(always)]
+unsafe fn store<V: Vector, const N: usize>(values: [V; N], to: *mut f32, left: usize) {
+    for v in 0..N {
+        // SAFETY: the caller's.
+        unsafe { values[v].store_up_to(to.add(v * V::LANES), left - v * V::LANES) }
+    }
+}
+
+/// Mean, then sum of squared deviations, of each channel of a chunk.
+pub(super) struct Moments<'a> {
+    pub channels: usize,
+    pub x: &'a [f32],
+    /// `[2, channels]`
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Moments<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        assert_eq!(self.out.len(), 2 * self.channels);
+        for_channels!(V, self.channels, group, self);
+    }
+}
+
+impl Moments<'_> {
+    #[inline(always)]
+    unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
+        let left = self.channels - channel;
+        let rows = self.x.len() / self.channels;
+        let reciprocal = V::splat(1.0 / rows as f32);
+        // SAFETY: see `for_channels`.
+        unsafe {
+            let x = self.x.as_ptr().add(channel);
+            let mut sums = [V::splat(0.0); N];
+            for row in 0..rows {
+                let values = load::<V, N>(x.add(row * self.channels), left);
+                for v in 0..N {
+                    sums[v] = sums[v].add(values[v]);
+                }
+            }
+            let mut mean = sums;
+            for v in 0..N {
+                mean[v] = sums[v].mul(reciprocal);
+            }
+            // The mean is rounded: what the deviations still sum to corrects both results.
+            let (mut rest, mut squares) = ([V::splat(0.0); N], [V::splat(0.0); N]);
+            for row in 0..rows {
+                let values = load::<V, N>(x.add(row * self.channels), left);
+                for v in 0..N {
+                    let deviation = values[v].sub(mean[v]);
+                    rest[v] = rest[v].add(deviation);
+                    squares[v] = deviation.mul_add(deviation, squares[v]);
+                }
+            }
+            for v in 0..N {
+                let correction = rest[v].mul(reciprocal);
+                squares[v] = squares[v].sub(correction.mul(rest[v])).relu();
+                mean[v] = mean[v].add(correction);
+            }
+            store(mean, self.out.as_mut_ptr().add(channel), left);
+            store(squares, self.out.as_mut_ptr().add(self.channels + channel), left);
+        }
+    }
+}
+
+/// `y = relu((x - mean) * scale + beta + residual)`.
+pub(super) struct Normalise<'a> {
+    pub channels: usize,
+    pub relu: bool,
+    pub mean: &'a [f32],
+    pub scale: &'a [f32],
+    pub beta: &'a [f32],
+    pub x: &'a [f32],
+    pub residual: Option<&'a [f32]>,
+    pub y: &'a mut [f32],
+}
+
+impl Kernel for Normalise<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        assert_eq!(self.x.len(), self.y.len());
+        assert!(self.residual.is_none_or(|residual| residual.len() == self.y.len()));
+        for_channels!(V, self.channels, group, self);
+    }
+}
+
+impl Normalise<'_> {
+    #[inline(always)]
+    unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
+        let left = self.channels - channel;
+        // SAFETY: see `for_channels`.
+        unsafe {
+            let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
+            let scale = load::<V, N>(self.scale.as_ptr().add(channel), left);
+            let beta = load::<V, N>(self.beta.as_ptr().add(channel), left);
+            for start in (channel..self.x.len()).step_by(self.channels) {
+                let mut values = load::<V, N>(self.x.as_ptr().add(start), left);
+                for v in 0..N {
+                    values[v] = values[v].sub(mean[v]).mul_add(scale[v], beta[v]);
+                }
+                if let Some(residual) = self.residual {
+                    let residual = load::<V, N>(residual.as_ptr().add(start), left);
+                    for v in 0..N {
+                        values[v] = values[v].add(residual[v]);
+                    }
+                }
+                if self.relu {
+                    values = values.map(V::relu);
+                }
+                store(values, self.y.as_mut_ptr().add(start), left);
+            }
+        }
+    }
+}
+
+/// Sums of `dy`, then of `dy * (x - mean)`, with `dy` masked by the ReLU and perhaps written.
+pub(super) struct Sums<'a> {
+    pub channels: usize,
+    pub mean: &'a [f32],
+    pub x: &'a [f32],
+    /// The output of the ReLU.
+    pub gate: Option<&'a [f32]>,
+    pub dy: &'a [f32],
+    pub masked: Option<&'a mut [f32]>,
+    /// `[2, channels]`
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Sums<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let length = self.dy.len();
+        assert_eq!(self.x.len(), length);
+        assert!(self.gate.is_none_or(|gate| gate.len() == length));
+        assert!(self.masked.as_ref().is_none_or(|masked| masked.len() == length));
+        assert_eq!(self.out.len(), 2 * self.channels);
+        for_channels!(V, self.channels, group, self);
+    }
+}
+
+impl Sums<'_> {
+    #[inline(always)]
+    unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
+        let left = self.channels - channel;
+        // SAFETY: see `for_channels`.
+        unsafe {
+            let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
+            let (mut plain, mut weighted) = ([V::splat(0.0); N], [V::splat(0.0); N]);
+            for start in (channel..self.dy.len()).step_by(self.channels) {
+                let x = load::<V, N>(self.x.as_ptr().add(start), left);
+                let mut dy = load::<V, N>(self.dy.as_ptr().add(start), left);
+                if let Some(gate) = self.gate {
+                    let gate = load::<V, N>(gate.as_ptr().add(start), left);
+                    for v in 0..N {
+                        dy[v] = dy[v].where_positive(gate[v]);
+                    }
+                }
+                if let Some(masked) = &mut self.masked {
+                    store(dy, masked.as_mut_ptr().add(start), left);
+                }
+                for v in 0..N {
+                    plain[v] = plain[v].add(dy[v]);
+                    weighted[v] = x[v].sub(mean[v]).mul_add(dy[v], weighted[v]);
+                }
+            }
+            store(plain, self.out.as_mut_ptr().add(channel), left);
+            store(weighted, self.out.as_mut_ptr().add(self.channels + channel), left);
+        }
+    }
+}
+
+/// What reaches the input by way of the batch's statistics: `constant + slope * (x - mean)`.
+pub(super) struct Through<'a> {
+    pub mean: &'a [f32],
+    pub constant: &'a [f32],
+    pub slope: &'a [f32],
+    pub x: &'a [f32],
+}
+
+/// `dx = scale * (dy - through)`, with `dy` masked by the ReLU and perhaps written.
+pub(super) struct Backward<'a> {
+    pub channels: usize,
+    pub scale: &'a [f32],
+    pub through: Option<Through<'a>>,
+    pub gate: Option<&'a [f32]>,
+    pub dy: &'a [f32],
+    pub masked: Option<&'a mut [f32]>,
+    pub dx: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        let length = self.dy.len();
+        assert_eq!(self.dx.len(), length);
+        assert!(self.gate.is_none_or(|gate| gate.len() == length));
+        assert!(self.masked.as_ref().is_none_or(|masked| masked.len() == length));
+        assert!(self.through.as_ref().is_none_or(|through| through.x.len() == length));
+        for_channels!(V, self.channels, group, self);
+    }
+}
+
+impl Backward<'_> {
+    #[inline(always)]
+    unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
+        let left = self.channels - channel;
+        let zero = [V::splat(0.0); N];
+        // SAFETY: see `for_channels`.
+        unsafe {
+            let scale = load::<V, N>(self.scale.as_ptr().add(channel), left);
+            let (mean, constant, slope) = match &self.through {
+                None => (zero, zero, zero),
+                Some(through) => (
+                    load(through.mean.as_ptr().add(channel), left),
+                    load(through.constant.as_ptr().add(channel), left),
+                    load(through.slope.as_ptr().add(channel), left),
+                ),
+            };
+            for start in (channel..self.dy.len()).step_by(self.channels) {
+                let mut dy = load::<V, N>(self.dy.as_ptr().add(start), left);
+                if let Some(gate) = self.gate {
+                    let gate = load::<V, N>(gate.as_ptr().add(start), left);
+                    for v in 0..N {
+                        dy[v] = dy[v].where_positive(gate[v]);
+                    }
+                }
+                if let Some(masked) = &mut self.masked {
+                    store(dy, masked.as_mut_ptr().add(start), left);
+                }
+                if let Some(through) = &self.through {
+                    let x = load::<V, N>(through.x.as_ptr().add(start), left);
+                    for v in 0..N {
+                        dy[v] = dy[v].sub(x[v].sub(mean[v]).mul_add(slope[v], constant[v]));
+                    }
+                }
+                for v in 0..N {
+                    dy[v] = dy[v].mul(scale[v]);
+                }
+                store(dy, self.dx.as_mut_ptr().add(start), left);
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The gradient with respect to the weights: per tap, a sum over pixels of outer products.
+//!
+//! A register tile holds some input channels times one or two vectors of output channels, and sums a band of pixels
+//! that fits the first-level cache. The batch is cut into chunks by its size and the shape alone; each chunk has its
+//! own sum, and the chunks are added in order, so that threads decide nothing.
+
+use super::Conv2d;
+use super::plane::{Plane, SLACK};
+use super::weights::Matrix;
+use crate::Level;
+use crate::level::Kernel;
+use crate::scratch::Scratch;
+use crate::vector::Vector;
+use rayon::prelude::*;
+
+/// Planes of the images that are walked together: half a second-level cache.
+const GROUP_VALUES: usize = 64 * 1024;
+/// Pixels of both operands that one tile walks before the next tile walks them again.
+const BAND_BYTES: usize = 24 * 1024;
+/// All partial sums together.
+const PARTIAL_VALUES: usize = 2 << 20;
+
+/// Output pixels of a chunk, at least: fewer do not pay for adding a tile to its sum.
+const CHUNK_PIXELS: usize = 128;
+
+pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    let &Conv2d { batch, kernel, channels_in, channels_out, .. } = conv;
+    let plane = Plane::of_input(conv);
+    let matrix = Matrix { depth: channels_in, block: plane.block(), lanes: channels_out, vector: level.lanes() };
+    let taps: Vec<_> = (0..kernel * kernel).map(|tap| plane.tap(tap / kernel, tap % kernel)).collect();
+    let layout = Layout { matrix, taps: taps.len(), blocks: plane.blocks() };
+    let size = layout.len();
+
+    let chunks = (PARTIAL_VALUES / size).clamp(4, 16).min(batch);
+    let chunk = batch.div_ceil(chunks).max(CHUNK_PIXELS.div_ceil(conv.out_height() * conv.out_width())).min(batch);
+    let group = (GROUP_VALUES / plane.len()).clamp(1, chunk);
+    let pixels: Vec<usize> = (0..group)
+        .flat_map(|image| (0..conv.out_height()).map(move |oy| (image, oy)))
+        .flat_map(|(image, oy)| (0..conv.out_width()).map(move |ox| image * plane.len() + plane.offset((0, 0), oy, ox)))
+        .collect();
+
+    let mut partial = Scratch::of(batch.div_ceil(chunk) * size);
+    let image_x = conv.input_len() / batch;
+    let image_dy = conv.output_len() / batch;
+    partial
+        .as_mut_slice()
+        .par_chunks_mut(size)
+        .zip(x.par_chunks(chunk * image_x).zip(dy.par_chunks(chunk * image_dy)))
+        .for_each(|(sum, (x, dy))| {
+            let images =
+                Images { plane: &plane, layout, taps: &taps, pixels: &pixels, group, image_x, image_dy, x, dy };
+            level.run(Chunk { images, sum });
+        });
+    let partial = partial.as_mut_slice();
+    let (total, others) = partial.split_at_mut(size);
+    // Ranges are summed in parallel, the chunks of a range in order.
+    const RANGE: usize = 4096;
+    total.par_chunks_mut(RANGE).enumerate().for_each(|(range, total)| {
+        for other in others.chunks_exact(size) {
+            for (total, other) in total.iter_mut().zip(&other[range * RANGE..]) {
+                *total += *other;
+            }
+        }
+    });
+    let total = &*total;
+    dw.par_chunks_mut(channels_in * kernel * kernel).enumerate().for_each(|(lane, dw)| {
+        for (depth, dw) in dw.chunks_exact_mut(kernel * kernel).enumerate() {
+            for (tap, dw) in dw.iter_mut().enumerate() {
+                *dw = total[layout.at(lane, tap, depth)];
+            }
+        }
+    });
+}
+
+/// Sums as the tiles leave them: `[lane group][block][tap][depth][lane]`, the depth padded to whole blocks.
+#[derive(Clone, Copy)]
+struct Layout {
+    matrix: Matrix,
+    taps: usize,
+    blocks: usize,
+}
+
+impl Layout {
+    fn len(&self) -> usize {
+        self.matrix.padded_lanes() * self.blocks * self.taps * self.matrix.block
+    }
+
+    /// Start of the sums of a (lane group, block, tap); `lane` is the group's first.
+    #[inline(always)]
+    fn start(&self, lane: usize, block: usize, tap: usize) -> usize {
+        let width = self.matrix.group(lane) * self.matrix.vector;
+        lane * self.blocks * self.taps * self.matrix.block + (block * self.taps + tap) * self.matrix.block * width
+    }
+
+    fn at(&self, lane: usize, tap: usize, depth: usize) -> usize {
+        let Matrix { block, vector, .. } = self.matrix;
+        let first = lane - lane % (2 * vector);
+        let width = self.matrix.group(first) * vector;
+        self.start(first, depth / block, tap) + depth % block * width + lane - first
+    }
+}
+
+/// Some images and how to walk them.
+struct Images<'a> {
+    plane: &'a Plane,
+    layout: Layout,
+    taps: &'a [usize],
+    /// Where each output pixel of a group of images sits in the packed planes.
+    pixels: &'a [usize],
+    group: usize,
+    image_x: usize,
+    image_dy: usize,
+    x: &'a [f32],
+    dy: &'a [f32],
+}
+
+/// The sum over the images of one chunk.
+struct Chunk<'a> {
+    images: Images<'a>,
+    sum: &'a mut [f32],
+}
+
+impl Kernel for Chunk<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Images { plane, layout, taps, pixels, group, image_x, image_dy, x, dy } = self.images;
+        let Matrix { lanes, block, .. } = layout.matrix;
+        let padded = layout.matrix.padded_lanes();
+        assert_eq!(layout.matrix.vector, V::LANES);
+        assert_eq!(self.sum.len(), layout.len());
+        self.sum.fill(0.0);
+        let mut planes = Scratch::of(group * plane.len() + SLACK);
+        let mut whole = Scratch::of(if padded == lanes { 0 } else { group * image_dy / lanes * padded });
+        // The furthest that a tile reads: the last pixel of a group at its last tap and block, a whole block long.
+        let furthest = pixels.iter().max().copied().unwrap_or(0)
+            + taps.iter().max().copied().unwrap_or(0)
+            + (layout.blocks - 1) * plane.block_pitch()
+            + block;
+        assert!(furthest <= group * plane.len(), "a tile would read {furthest} of {} values", group * plane.len());
+        for (x, dy) in x.chunks(group * image_x).zip(dy.chunks(group * image_dy)) {
+            for (image, plane_of) in x.chunks_exact(image_x).zip(planes.as_mut_slice().chunks_exact_mut(plane.len())) {
+                plane.pack::<V>(image, plane_of);
+            }
+            // Output channels that are not whole vectors are padded once here rather than masked at every load.
+            let dy = if padded == lanes {
+                dy
+            } else {
+                for (to, from) in whole.as_mut_slice().chunks_exact_mut(padded).zip(dy.chunks_exact(lanes)) {
+                    to[..lanes].copy_from_slice(from);
+                    to[lanes..].fill(0.0);
+                }
+                &whole.as_slice()[..dy.len() / lanes * padded]
+            };
+            let pixels = &pixels[..dy.len() / padded];
+            let band = BAND_BYTES / 4 / (block + padded.min(2 * V::LANES));
+            for (pixels, dy) in pixels.chunks(band).zip(dy.chunks(band * padded)) {
+                let walk = Walk { plane, layout, taps, pixels, planes: planes.as_slice(), dy, pitch: padded };
+                // SAFETY: `furthest` bounds the reads of planes; dy has `pitch` values per pixel; sum has layout.len().
+                unsafe {
+                    match block {
+                        4 if plane.taps_are_neighbours() => walk.fused::<V>(self.sum),
+                        _ => walk.blocks::<V>(self.sum),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Plane {
+    /// Three taps of one channel block in a row are twelve neighbouring values: one tall tile instead of three short.
+    fn taps_are_neighbours(&self) -> bool {
+        self.stride_x == 1 && self.block() == 4
+    }
+}
+
+/// A band of pixels, all of whose products are added to the sums.
+struct Walk<'a> {
+    plane: &'a Plane,
+    layout: Layout,
+    taps: &'a [usize],
+    pixels: &'a [usize],
+    planes: &'a [f32],
+    dy: &'a [f32],
+    pitch: usize,
+}
+
+impl Walk<'_> {
+    #[inline(always)]
+    unsafe fn blocks<V: Vector>(&self, sum: &mut [f32]) {
+        let Matrix { depth, block, lanes, .. } = self.layout.matrix;
+        let mut lane = 0;
+        while lane < lanes {
+            let vectors = self.layout.matrix.group(lane);
+            for index in 0..self.layout.blocks {
+                let valid = (depth - index * block).min(block);
+                for (tap, offset) in self.taps.iter().enumerate() {
+                    let offset = offset + index * self.plane.block_pitch();
+                    let sum = &mut sum[self.layout.start(lane, index, tap)..][..block * vectors * V::LANES];
+                    // SAFETY: the caller's; rows of a tile stay inside the block.
+                    unsafe {
+                        match vectors {
+                            2 => self.tiles::<V, 2>(lane, offset, valid, sum),
+                            _ => self.tiles::<V, 1>(lane, offset, valid, sum),
+                        }
+                    }
+                }
+            }
+            lane += vectors * V::LANES;
+        }
+    }
+
+    /// Covers `valid` input channels by tiles of 16, 8 or 4.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector, const VECTORS: usize>(&self, lane: usize, offset: usize, valid: usize, sum: &mut [f32]) {
+        let tallest = V::REGISTERS / 2 / VECTORS;
+        let mut row = 0;
+        while row < valid {
+            let height = (valid - row).next_power_of_two().clamp(4, tallest);
+            let sum = &mut sum[row * VECTORS * V::LANES..];
+            // SAFETY: the caller's.
+            unsafe {
+                match height {
+                    4 => self.tile::<V, 4, VECTORS>(lane, offset + row, sum),
+                    8 if tallest >= 8 => self.tile::<V, 8, VECTORS>(lane, offset + row, sum),
+                    16 if tallest >= 16 => self.tile::<V, 16, VECTORS>(lane, offset + row, sum),
+                    _ => unreachable!("a tile is at most {tallest} high"),
+                }
+            }
+            row += height;
+        }
+    }
+
+    /// `blocks` for an unstrided convolution of at most 4 channels: neighbouring taps share a tile.
+    #[inline(always)]
+    unsafe fn fused<V: Vector>(&self, sum: &mut [f32]) {
+        let lanes = self.layout.matrix.lanes;
+        let kernel = self.taps.len().isqrt();
+        let mut lane = 0;
+        while lane < lanes {
+            // One vector at a time: twelve accumulators are enough, and twice twelve too many for sixteen registers.
+            let vectors = self.layout.matrix.group(lane);
+            for ky in 0..kernel {
+                for kx in (0..kernel).step_by(3) {
+                    let tap = ky * kernel + kx;
+                    let sum = &mut sum[self.layout.start(lane, 0, tap)..];
+                    let three = kx + 3 <= kernel;
+                    // SAFETY: the caller's; taps in a row are neighbours in planes and in sums.
+                    unsafe {
+                        match (vectors, three) {
+                            (2, true) if V::REGISTERS >= 32 => self.tile::<V, 12, 2>(lane, self.taps[tap], sum),
+                            (1, true) => self.tile::<V, 12, 1>(lane, self.taps[tap], sum),
+                            _ => {
+                                for t in tap..(tap + 3).min((ky + 1) * kernel) {
+                                    let sum = &mut sum[(t - tap) * 4 * vectors * V::LANES..];
+                                    match vectors {
+                                        2 => self.tile::<V, 4, 2>(lane, self.taps[t], sum),
+                                        _ => self.tile::<V, 4, 1>(lane, self.taps[t], sum),
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            lane += vectors * V::LANES;
+        }
+    }
+
+    /// Adds the band's sum over pixels of `x[pixel + offset + row] * dy[pixel][lane]` to `sum[row][lane]`.
+    #[inline(always)]
+    unsafe fn tile<V: Vector, const HEIGHT: usize, const VECTORS: usize>(
+        &self,
+        lane: usize,
+        offset: usize,
+        sum: &mut [f32],
+    ) {
+        let width = VECTORS * V::LANES;
+        assert!(sum.len() >= HEIGHT * width);
+        assert!(self.dy.len() >= self.pixels.len() * self.pitch && lane + width <= self.pitch);
+        let mut sums = [[V::splat(0.0); VECTORS]; HEIGHT];
+        // SAFETY: reads of planes are bounded by the caller, of dy and sum by the assertions above.
+        unsafe {
+            let planes = self.planes.as_ptr().add(offset);
+            let mut dy = self.dy.as_ptr().add(lane);
+            for pixel in self.pixels {
+                let x = planes.add(*pixel);
+                let mut factors = [V::splat(0.0); VECTORS];
+                for v in 0..VECTORS {
+                    factors[v] = V::load(dy.add(v * V::LANES));
+                }
+                dy = dy.wrapping_add(self.pitch);
+                for row in 0..HEIGHT {
+                    let value = V::splat(*x.add(row));
+                    for v in 0..VECTORS {
+                        sums[row][v] = value.mul_add(factors[v], sums[row][v]);
+                    }
+                }
+            }
+            for row in 0..HEIGHT {
+                for v in 0..VECTORS {
+                    let to = sum.as_mut_ptr().add(row * width + v * V::LANES);
+                    V::load(to).add(sums[row][v]).store(to);
+                }
+            }
+        }
+    }
+}

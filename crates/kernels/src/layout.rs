@@ -1,0 +1,98 @@
+//! Between channels-first and channels-last.
+
+use rayon::prelude::*;
+
+/// Side of the square that is transposed at a time: its 16 rows on both sides stay in the first-level cache.
+const BLOCK: usize = 16;
+
+/// Channels-first to channels-last.
+///
+/// # Shapes
+/// - `from`: `[batch, channels, pixels]` with `pixels = height * width`
+/// - `to`: `[batch, pixels, channels]`, overwritten
+///
+/// # Panics
+/// When the slices differ in length or are not whole images.
+pub fn nchw_to_nhwc(channels: usize, pixels: usize, from: &[f32], to: &mut [f32]) {
+    transpose(channels, pixels, from, to);
+}
+
+/// Channels-last to channels-first.
+///
+/// # Shapes
+/// - `from`: `[batch, pixels, channels]` with `pixels = height * width`
+/// - `to`: `[batch, channels, pixels]`, overwritten
+///
+/// # Panics
+/// When the slices differ in length or are not whole images.
+pub fn nhwc_to_nchw(channels: usize, pixels: usize, from: &[f32], to: &mut [f32]) {
+    transpose(pixels, channels, from, to);
+}
+
+/// `[batch, rows, columns]` to `[batch, columns, rows]`.
+fn transpose(rows: usize, columns: usize, from: &[f32], to: &mut [f32]) {
+    let image = rows * columns;
+    assert_eq!(from.len(), to.len(), "values: from (left), to (right)");
+    assert!(
+        image > 0 && from.len().is_multiple_of(image),
+        "{} values are not images of {rows} x {columns}",
+        from.len()
+    );
+    to.par_chunks_mut(image).zip(from.par_chunks(image)).with_min_len((4096 / image).max(1)).for_each(|(to, from)| {
+        if rows == 1 || columns == 1 {
+            to.copy_from_slice(from);
+            return;
+        }
+        for row in (0..rows).step_by(BLOCK) {
+            for column in (0..columns).step_by(BLOCK) {
+                if row + BLOCK <= rows && column + BLOCK <= columns {
+                    square(rows, columns, &from[row * columns + column..], &mut to[column * rows + row..]);
+                } else {
+                    for r in row..(row + BLOCK).min(rows) {
+                        for c in column..(column + BLOCK).min(columns) {
+                            to[c * rows + r] = from[r * columns + c];
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// One whole square, with bounds known to the compiler.
+fn square(rows: usize, columns: usize, from: &[f32], to: &mut [f32]) {
+    let mut tile = [[0.0f32; BLOCK]; BLOCK];
+    for (r, tile) in tile.iter_mut().enumerate() {
+        tile.copy_from_slice(&from[r * columns..][..BLOCK]);
+    }
+    for c in 0..BLOCK {
+        let mut line = [0.0f32; BLOCK];
+        for r in 0..BLOCK {
+            line[r] = tile[r][c];
+        }
+        to[c * rows..][..BLOCK].copy_from_slice(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn transposes_and_returns(batch in 1usize..4, channels in 1usize..40, pixels in 1usize..70) {
+            let from: Vec<f32> = (0..batch * channels * pixels).map(|v| v as f32).collect();
+            let mut last = vec![f32::NAN; from.len()];
+            nchw_to_nhwc(channels, pixels, &from, &mut last);
+            for (at, value) in last.iter().enumerate() {
+                let (n, p, c) = (at / (channels * pixels), at / channels % pixels, at % channels);
+                prop_assert_eq!(*value, from[(n * channels + c) * pixels + p]);
+            }
+            let mut back = vec![f32::NAN; from.len()];
+            nhwc_to_nchw(channels, pixels, &last, &mut back);
+            prop_assert_eq!(back, from);
+        }
+    }
+}

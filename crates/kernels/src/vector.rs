@@ -1,0 +1,139 @@
+//! The few vector operations that the kernels are written in, and their portable form.
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+/// A register of f32 lanes.
+///
+/// An implementation may be named only beneath [`crate::Level::run`], which has checked that the machine has its
+/// instructions; that is what makes the arithmetic here safe to call. Every method is `#[inline(always)]` so that it
+/// lands in a function compiled for those instructions.
+pub(crate) trait Vector: Copy {
+    /// Values per register.
+    const LANES: usize;
+    /// Architectural registers: decides how large a tile of accumulators may be.
+    const REGISTERS: usize;
+
+    fn splat(value: f32) -> Self;
+    /// # Safety
+    /// `from` is valid for reading `LANES` values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `count` values, zeros after them.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `count < LANES` values.
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self;
+    /// # Safety
+    /// `to` is valid for writing `LANES` values.
+    unsafe fn store(self, to: *mut f32);
+    /// # Safety
+    /// `to` is valid for writing `count < LANES` values.
+    unsafe fn store_partial(self, to: *mut f32, count: usize);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once where the machine can.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `max(self, 0)`; a NaN stays a NaN.
+    fn relu(self) -> Self;
+    /// `self` where `gate > 0`, else 0.
+    fn where_positive(self, gate: Self) -> Self;
+
+    /// `load` or `load_partial`, whichever `count` asks for.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `min(count, LANES)` values.
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise is that of the method chosen.
+        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_partial(from, count) } }
+    }
+
+    /// `store` or `store_partial`, whichever `count` asks for.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `min(count, LANES)` values.
+    #[inline(always)]
+    unsafe fn store_up_to(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise is that of the method chosen.
+        unsafe { if count >= Self::LANES { self.store(to) } else { self.store_partial(to, count) } }
+    }
+}
+
+/// Eight lanes in plain Rust, for machines without a kernel of their own; the compiler vectorises it as it can.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = self;
+        for lane in 0..8 {
+            out.0[lane] = f(self.0[lane], other.0[lane]);
+        }
+        out
+    }
+}
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: eight values are readable; an array of f32 has the alignment of f32.
+        Self(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+    #[inline(always)]
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self {
+        let mut out = [0.0; 8];
+        for (lane, value) in out.iter_mut().enumerate().take(count) {
+            // SAFETY: lane < count, and count values are readable.
+            *value = unsafe { from.add(lane).read() };
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: eight values are writable; an array of f32 has the alignment of f32.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, to: *mut f32, count: usize) {
+        for (lane, value) in self.0.iter().enumerate().take(count) {
+            // SAFETY: lane < count, and count values are writable.
+            unsafe { to.add(lane).write(*value) }
+        }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Two roundings: `f32::mul_add` is a library call where the target has no such instruction.
+        self.mul(factor).add(addend)
+    }
+    #[inline(always)]
+    fn relu(self) -> Self {
+        self.zip(self, |a, _| if a < 0.0 { 0.0 } else { a })
+    }
+    #[inline(always)]
+    fn where_positive(self, gate: Self) -> Self {
+        self.zip(gate, |a, g| if g > 0.0 { a } else { 0.0 })
+    }
+}

@@ -1,0 +1,67 @@
+//! The operations that training spends its time in, each with one meaning on every device.
+
+use crate::nn::BATCH_NORM_EPS;
+use burn::Tensor;
+use burn::tensor::activation::relu as rectify;
+use burn::tensor::module;
+use burn::tensor::ops::ConvOptions;
+
+/// Convolution without bias.
+///
+/// # Shapes
+/// - `x`: `[batch, in, height, width]`, `weight`: `[out, in, kernel, kernel]`
+pub(crate) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    module::conv2d(x, weight, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1))
+}
+
+/// What [`batch_norm_train`] gives.
+pub(crate) struct Normalised {
+    /// `[batch, channels, height, width]`.
+    pub(crate) y: Tensor<4>,
+    /// `[channels]`, of the batch.
+    pub(crate) mean: Tensor<1>,
+    /// `[channels]`, biased, of the batch.
+    pub(crate) var: Tensor<1>,
+}
+
+/// Normalises by the statistics of the batch, then adds `residual` and rectifies where asked.
+pub(crate) fn batch_norm_train(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> Normalised {
+    let result = module::batch_norm_train(x, weight, bias, BATCH_NORM_EPS);
+    Normalised { y: finish(result.output, residual, relu), mean: result.mean.detach(), var: result.variance.detach() }
+}
+
+/// The same by given statistics.
+pub(crate) fn batch_norm_frozen(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    mean: Tensor<1>,
+    var: Tensor<1>,
+    residual: Option<Tensor<4>>,
+    relu: bool,
+) -> Tensor<4> {
+    finish(module::batch_norm(x, weight, bias, mean, var, BATCH_NORM_EPS), residual, relu)
+}
+
+fn finish(y: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+    let y = match residual {
+        Some(residual) => y + residual,
+        None => y,
+    };
+    if relu { rectify(y) } else { y }
+}
+
+/// Mean over height and width.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`, output: `[batch, channels]`
+pub(crate) fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
+}

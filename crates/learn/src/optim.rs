@@ -1,0 +1,221 @@
+//! SGD with Nesterov momentum under LARS in clip mode, the cosine schedule, and a running average of the weights.
+
+use crate::weights::{Path, tensor_of};
+use burn::Tensor;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, TensorData};
+use gabion_spec as spec;
+use std::collections::BTreeMap;
+use std::f64::consts::PI;
+
+/// Optimizer steps until the cosine reaches 0, for `batches` minibatches in all.
+pub fn schedule_length(schedule: spec::Schedule, batches: u64, replays: u32) -> u64 {
+    match schedule {
+        spec::Schedule::PerStepLength => batches * u64::from(replays),
+        spec::Schedule::PerBatchLength => batches,
+    }
+}
+
+/// The rate of the 0-based optimizer step `step`; past `length` it rises and falls with period `2 * length`.
+#[allow(clippy::cast_precision_loss)]
+pub fn cosine_rate(base: f64, step: u64, length: u64) -> f64 {
+    base * 0.5 * (1.0 + (PI * step as f64 / length as f64).cos())
+}
+
+/// SGD with Nesterov momentum 0.9, each parameter of more than one dimension rescaled by LARS in clip mode
+/// (You et al. 2017; the form of <https://github.com/kakaobrain/torchlars> that the reference code carries).
+///
+/// `g <- scale (g + weight_decay p)` with `scale = min(trust |p| / (|g| + weight_decay |p| + 1e-8) / rate, 1)`, so that
+/// the rate is a cap. Left alone when either norm is 0. Biases and norm parameters get plain SGD without weight decay.
+#[derive(Clone, Debug)]
+pub struct Lars {
+    config: spec::Optimizer,
+    /// Momentum by parameter name, flat.
+    momentum: BTreeMap<String, Tensor<1>>,
+}
+
+impl Lars {
+    /// An optimizer without momentum yet.
+    pub fn new(config: spec::Optimizer) -> Self {
+        Self { config, momentum: BTreeMap::new() }
+    }
+
+    /// Moves every parameter of `module` that has a gradient in `grads`.
+    pub fn step<M: Module>(&mut self, rate: f64, module: M, grads: &mut Gradients) -> M {
+        module.map(&mut Step { optim: self, rate, grads, path: Path::default() })
+    }
+
+    /// The momentum by parameter name, flat, for a checkpoint.
+    pub fn state(&self) -> BTreeMap<String, TensorData> {
+        self.momentum.iter().map(|(name, tensor)| (name.clone(), tensor.to_data_as::<f32>())).collect()
+    }
+
+    /// Takes up the momentum of a checkpoint.
+    pub fn load(&mut self, state: &BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
+        self.momentum =
+            state.iter().map(|(name, data)| (name.clone(), Tensor::from_data(data.clone(), device))).collect();
+    }
+
+    fn moved<const D: usize>(&mut self, name: &str, p: Tensor<D>, g: Tensor<D>, rate: f64) -> Tensor<D> {
+        let spec::Optimizer { momentum, weight_decay, trust_coefficient, .. } = self.config;
+        let shape = p.shape();
+        let count = shape.num_elements();
+        let (p, mut g) = (p.reshape([count]), g.reshape([count]));
+        if D > 1 {
+            let length = |x: &Tensor<1>| x.clone().square().sum().sqrt();
+            let (p_length, g_length) = (length(&p), length(&g));
+            let alive = (p_length.clone() * g_length.clone()).greater_elem(0.0).float();
+            let bound = p_length.clone().mul_scalar(trust_coefficient)
+                / (g_length + p_length.mul_scalar(weight_decay).add_scalar(1e-8));
+            // rate = 0 divides to infinity, hence 1.
+            let scale = if rate > 0.0 { bound.div_scalar(rate).clamp_max(1.0) } else { bound.ones_like() };
+            // Alive: scale (g + wd p). Else: g.
+            let scale = scale * alive.clone() + alive.clone().neg().add_scalar(1.0);
+            g = (g + p.clone() * alive.mul_scalar(weight_decay)) * scale;
+        }
+        let buffer = match self.momentum.remove(name) {
+            Some(buffer) => buffer.mul_scalar(momentum) + g.clone(),
+            None => g.clone(),
+        };
+        let step = g + buffer.clone().mul_scalar(momentum);
+        self.momentum.insert(name.to_string(), buffer);
+        (p - step.mul_scalar(rate)).reshape(shape)
+    }
+}
+
+struct Step<'a> {
+    optim: &'a mut Lars,
+    rate: f64,
+    grads: &'a mut Gradients,
+    path: Path,
+}
+
+impl ModuleMapper for Step<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = param.val().grad_remove(self.grads) else { return param };
+        let name = self.path.torch_name();
+        let (optim, rate) = (&mut *self.optim, self.rate);
+        param.map(|p| {
+            let moved = optim.moved(&name, p.inner(), gradient, rate);
+            Tensor::from_inner(moved).require_grad()
+        })
+    }
+}
+
+/// Weight gradients summed over several backward passes, by parameter name.
+#[derive(Default)]
+pub struct WeightGradients(BTreeMap<String, Tensor<1>>);
+
+impl WeightGradients {
+    /// Adds the gradients of `module`'s parameters and takes them out of `grads`.
+    pub fn take<M: Module>(&mut self, module: &M, grads: &mut Gradients) {
+        module.visit(&mut Gather {
+            path: Path::default(),
+            each: |name: String, gradient: Option<Tensor<1>>| {
+                if let Some(gradient) = gradient {
+                    let sum = match self.0.remove(&name) {
+                        Some(sum) => sum + gradient,
+                        None => gradient,
+                    };
+                    self.0.insert(name, sum);
+                }
+                None
+            },
+            grads,
+        });
+    }
+
+    /// Adds the sums to the gradients of `module`'s parameters in `grads`.
+    pub fn give<M: Module>(mut self, module: &M, grads: &mut Gradients) {
+        if self.0.is_empty() {
+            return;
+        }
+        module.visit(&mut Gather {
+            path: Path::default(),
+            each: |name: String, gradient: Option<Tensor<1>>| match (self.0.remove(&name), gradient) {
+                (Some(sum), Some(gradient)) => Some(sum + gradient),
+                (sum, gradient) => sum.or(gradient),
+            },
+            grads,
+        });
+    }
+}
+
+/// Takes every parameter's gradient out and puts back what `each` makes of it.
+struct Gather<'a, F> {
+    path: Path,
+    each: F,
+    grads: &'a mut Gradients,
+}
+
+impl<F: FnMut(String, Option<Tensor<1>>) -> Option<Tensor<1>>> ModuleVisitor for Gather<'_, F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if !value.is_require_grad() {
+            return;
+        }
+        let shape = value.shape();
+        let gradient = value.grad_remove(self.grads).map(|gradient| gradient.reshape([shape.num_elements()]));
+        if let Some(gradient) = (self.each)(self.path.torch_name(), gradient) {
+            value.grad_replace(self.grads, gradient.reshape(shape));
+        }
+    }
+}
+
+/// A running average of the weights: `average <- decay * average + (1 - decay) * weights` after each optimizer step.
+#[derive(Clone, Debug)]
+pub struct Average {
+    decay: f64,
+    tensors: BTreeMap<String, Tensor<1>>,
+}
+
+impl Average {
+    /// An average that starts at the first weights that it sees.
+    pub fn new(decay: f64) -> Self {
+        Self { decay, tensors: BTreeMap::new() }
+    }
+
+    /// Moves towards the weights (and running statistics) of `module`.
+    pub fn update<M: Module>(&mut self, module: &M) {
+        let decay = self.decay;
+        for (name, tensor) in crate::weights::flat(module) {
+            let moved = match self.tensors.remove(&name) {
+                Some(average) => average.mul_scalar(decay) + tensor.mul_scalar(1.0 - decay),
+                None => tensor,
+            };
+            self.tensors.insert(name, moved);
+        }
+    }
+
+    /// `module` with the averaged weights.
+    pub fn apply<M: Module>(&self, module: M) -> M {
+        crate::weights::replace(module, |name, shape| self.tensors.get(name).map(|flat| tensor_of(flat, shape)))
+    }
+
+    /// The averages by name, flat, for a checkpoint.
+    pub fn state(&self) -> BTreeMap<String, TensorData> {
+        self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.to_data_as::<f32>())).collect()
+    }
+
+    /// Takes up the averages of a checkpoint.
+    pub fn load(&mut self, state: &BTreeMap<String, TensorData>, device: &burn::tensor::Device) {
+        self.tensors =
+            state.iter().map(|(name, data)| (name.clone(), Tensor::from_data(data.clone(), device))).collect();
+    }
+}

@@ -1,0 +1,20 @@
+//! Plain data of Gabion: what can be written in a recipe or a manifest, and nothing that computes.
+//!
+//! `no_std` + `alloc`, depends on serde alone, does no IO and knows no tensor. Every type refuses unknown fields,
+//! so that a misspelt key in a recipe is an error and never a silent default.
+#![no_std]
+extern crate alloc;
+
+mod augment;
+mod encoder;
+mod manifest;
+mod pixels;
+mod recipe;
+mod threat;
+
+pub use augment::{Augment, Blur, BlurFilter, Crop, Draw, Jitter, JitterOp, Solarize};
+pub use encoder::{Depth, Encoder, Input, Projector, Stem};
+pub use manifest::{Claim, FORMAT_VERSION, Head, HeadKind, Manifest, Precision, Weights};
+pub use pixels::{ParsePixelsError, Pixels};
+pub use recipe::{Evaluate, Guard, Invalid, Loss, Optimizer, Pretrain, Probe, Protocol, Schedule};
+pub use threat::{DeltaReset, Threat};
