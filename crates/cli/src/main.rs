@@ -1,1 +1,77 @@
-fn main(){}
+//! `gabion`: robust self-supervised image encoders, from pretraining to a classified picture.
+//!
+//! Arguments become plain data, one call does the work, a table or JSON comes out.
+
+mod bench;
+mod commands;
+mod output;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use output::{Failure, Output};
+use std::process::ExitCode;
+
+// Training allocates the same large activations again and again: glibc gives them back to the system each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "gabion", version, about, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pretrain an encoder; writes a run folder with a bundle in it.
+    Pretrain(commands::pretrain::Arguments),
+    /// Train a classifier on a frozen encoder and write it into the bundle.
+    Probe(commands::probe::Arguments),
+    /// Measure accuracy, clean and under attack.
+    Evaluate(commands::evaluate::Arguments),
+    /// Write a bundle again, in f32 or f16.
+    Export(commands::export::Arguments),
+    /// Check a bundle and show what it is.
+    Inspect(commands::inspect::Arguments),
+    /// Classify pictures.
+    Classify(commands::classify::Arguments),
+    /// Fetch or verify a data set.
+    Data(commands::data::Arguments),
+    /// List what this machine can compute on.
+    Devices(commands::devices::Arguments),
+    /// Train, attack, export and classify on drawn images, in under three minutes.
+    Demo(commands::demo::Arguments),
+    /// Time training steps and augmentation.
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { output, command } = Arguments::parse();
+    let done = match command {
+        Command::Pretrain(arguments) => commands::pretrain::run(arguments, &output),
+        Command::Probe(arguments) => commands::probe::run(arguments, &output),
+        Command::Evaluate(arguments) => commands::evaluate::run(arguments, &output),
+        Command::Export(arguments) => commands::export::run(&arguments, &output),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
+        Command::Classify(arguments) => commands::classify::run(&arguments, &output),
+        Command::Data(arguments) => commands::data::run(arguments, &output),
+        Command::Devices(arguments) => commands::devices::run(&arguments, &output),
+        Command::Demo(arguments) => commands::demo::run(arguments, &output),
+        Command::Bench(arguments) => bench::run(&arguments, &output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! (in the making)
+//! Data sets, runs, checkpoints, evaluation protocols and reports: all that reads, writes and measures.
+
+pub mod bench;
+pub mod checkpoint;
+pub mod data;
+pub mod demo;
+pub mod evaluate;
+mod features;
+pub mod guard;
+pub mod measure;
+pub mod probe;
+pub mod recipe;
+pub mod report;
+pub mod run;
+pub mod tensors;
+#[cfg(test)]
+mod toy;
+pub mod views;

@@ -3,9 +3,7 @@
 use crate::init;
 use crate::ops;
 use burn::Tensor;
-use burn::module::{
-    Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
-};
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, TensorData};
 use std::sync::Mutex;
 
@@ -140,8 +138,8 @@ impl BatchNorm {
     pub fn forward(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool, mode: Mode) -> Tensor<4> {
         let (weight, bias) = (mode.parameter(&self.weight), mode.parameter(&self.bias));
         if !mode.uses_batch_statistics() {
-            let (mean, var) = (self.running_mean.get(), self.running_var.get());
-            return ops::batch_norm_frozen(x, weight, bias, mean, var, residual, relu);
+            let statistics = [self.running_mean.get(), self.running_var.get()];
+            return ops::batch_norm_frozen(x, weight, bias, statistics, residual, relu);
         }
         let [batch, _, height, width] = x.dims();
         let rows = batch * height * width;

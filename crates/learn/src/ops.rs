@@ -1,4 +1,8 @@
-//! The operations that training spends its time in, each with one meaning on every device.
+//! The operations that training spends its time in, each with one meaning on every device: Burn's own, and on the
+//! CPU device those of gabion-kernels, which golden tests hold to the same values.
+
+#[cfg(feature = "flex")]
+mod cpu;
 
 use crate::nn::BATCH_NORM_EPS;
 use burn::Tensor;
@@ -11,6 +15,10 @@ use burn::tensor::ops::ConvOptions;
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`, `weight`: `[out, in, kernel, kernel]`
 pub(crate) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::conv2d(x, weight, stride, padding);
+    }
     module::conv2d(x, weight, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1))
 }
 
@@ -32,6 +40,10 @@ pub(crate) fn batch_norm_train(
     residual: Option<Tensor<4>>,
     relu: bool,
 ) -> Normalised {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::batch_norm_train(x, weight, bias, residual, relu);
+    }
     let result = module::batch_norm_train(x, weight, bias, BATCH_NORM_EPS);
     Normalised { y: finish(result.output, residual, relu), mean: result.mean.detach(), var: result.variance.detach() }
 }
@@ -41,11 +53,14 @@ pub(crate) fn batch_norm_frozen(
     x: Tensor<4>,
     weight: Tensor<1>,
     bias: Tensor<1>,
-    mean: Tensor<1>,
-    var: Tensor<1>,
+    [mean, var]: [Tensor<1>; 2],
     residual: Option<Tensor<4>>,
     relu: bool,
 ) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::batch_norm_frozen(x, weight, bias, [mean, var], residual, relu);
+    }
     finish(module::batch_norm(x, weight, bias, mean, var, BATCH_NORM_EPS), residual, relu)
 }
 
@@ -62,6 +77,10 @@ fn finish(y: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
 /// # Shapes
 /// - `x`: `[batch, channels, height, width]`, output: `[batch, channels]`
 pub(crate) fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::global_average_pool(x);
+    }
     let [batch, channels, height, width] = x.dims();
     x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }

@@ -24,6 +24,10 @@ impl Path {
         let mut name = String::new();
         for (at, part) in self.0.iter().enumerate() {
             let parent = at.checked_sub(1).map_or("", |above| self.0[above].as_str());
+            // A head is one linear layer, torch's name for which is the head's own.
+            if at == 0 && part == "linear" && self.0.len() > 1 {
+                continue;
+            }
             let part = match (parent, part.as_str()) {
                 ("pre_feature", "linear") | ("downsample", "conv") | ("projection", "linear1") => "0",
                 ("pre_feature" | "downsample" | "projection", "norm") => "1",

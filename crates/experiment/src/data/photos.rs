@@ -8,8 +8,7 @@
 
 use super::error::{Error, Result};
 use super::{Images, Split};
-use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use gabion_runtime::{PictureError, Rgb};
 use rayon::prelude::*;
 use std::collections::TryReserveError;
 use std::fs;
@@ -100,58 +99,14 @@ impl Photos {
     /// # Errors
     /// When it cannot be read or decoded, or is above the limit.
     pub fn picture(&self, path: &Path) -> Result<Vec<u8>> {
-        let undecodable = |error: image::ImageError| match error {
-            image::ImageError::IoError(source) if source.raw_os_error().is_some() => Error::io("read", path, source),
+        let picture = Rgb::open_within(path, self.most_pixels).map_err(|error| match error {
+            PictureError::Io { path, source } => Error::io("read", &path, source),
+            PictureError::TooLarge { path, width, height, limit } => Error::TooLarge { path, width, height, limit },
+            PictureError::Undecodable { path, why } => Error::Photo { path, why },
             error => Error::Photo { path: path.into(), why: error.to_string() },
-        };
-        let reader = ImageReader::open(path).map_err(|source| Error::io("read", path, source))?;
-        // By content: ImageNet has a PNG that is called .JPEG.
-        let reader = reader.with_guessed_format().map_err(|source| Error::io("read", path, source))?;
-        let mut decoder = reader.into_decoder().map_err(undecodable)?;
-        let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > self.most_pixels {
-            return Err(Error::TooLarge { path: path.into(), width, height, limit: self.most_pixels });
-        }
-        // What a decoder allocates beside the picture: at most 8 bytes a pixel for 16-bit RGBA, twice.
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(self.most_pixels.saturating_mul(16).max(1 << 26));
-        decoder.set_limits(limits).map_err(undecodable)?;
-        // A picture with unreadable EXIF data is still a picture.
-        let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-        let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-        picture.apply_orientation(orientation);
-        Ok(self.fit(&on_white(picture)).into_raw())
+        })?;
+        Ok(picture.centre(self.height, self.width).pixels)
     }
-
-    /// Cuts the largest centred part of the wanted shape out and resamples it.
-    #[allow(clippy::cast_possible_truncation)] // no side exceeds the picture's, which is a u32
-    fn fit(&self, picture: &RgbImage) -> RgbImage {
-        let (height, width) = (self.height as u64, self.width as u64);
-        let (rows, columns) = (u64::from(picture.height()), u64::from(picture.width()));
-        let cut_width = columns.min((rows * width / height).max(1));
-        let cut_height = rows.min((columns * height / width).max(1));
-        let (left, top) = ((columns - cut_width) / 2, (rows - cut_height) / 2);
-        let cut = imageops::crop_imm(picture, left as u32, top as u32, cut_width as u32, cut_height as u32);
-        if (cut_width, cut_height) == (width, height) {
-            return cut.to_image();
-        }
-        imageops::resize(&*cut, width as u32, height as u32, FilterType::Triangle)
-    }
-}
-
-/// Any picture as 8-bit RGB, what is transparent laid on white.
-#[allow(clippy::cast_possible_truncation)] // a mean of two bytes is a byte
-fn on_white(picture: DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.into_rgb8();
-    }
-    let picture = picture.into_rgba8();
-    let mut opaque = RgbImage::new(picture.width(), picture.height());
-    for (into, from) in opaque.pixels_mut().zip(picture.pixels()) {
-        let [r, g, b, alpha] = from.0.map(u32::from);
-        into.0 = [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
-    }
-    opaque
 }
 
 /// Names of the folders in a folder, sorted.
@@ -197,7 +152,7 @@ fn entries(path: &Path) -> Result<Vec<(String, PathBuf)>> {
 mod tests {
     use super::*;
     use crate::data::{Data, Kind};
-    use image::{GrayImage, ImageBuffer, Luma, Rgb, Rgba, RgbaImage};
+    use image::{DynamicImage, GrayImage, ImageBuffer, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
     const SMALL: Photos = Photos { height: 4, width: 4, most_pixels: 1_000_000 };
 

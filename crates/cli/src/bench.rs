@@ -1,0 +1,80 @@
+//! `gabion bench`: the same work as bench/peers, with the same JSON.
+
+use crate::commands::{DeviceArguments, typed};
+use crate::output::{Done, Output, table};
+use clap::ValueEnum;
+use gabion_experiment::bench::{Settings, Step, measure};
+use serde_json::json;
+
+/// Time a training or inference step on random crops of 32x32.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  gabion bench free-at --width 16 --batch 64 --json\n  \
+    python bench/peers/train_step.py --width 16 --batch 64")]
+pub struct Arguments {
+    /// What is timed.
+    #[arg(value_enum)]
+    step: StepArgument,
+    /// Width of the residual network.
+    #[arg(long, default_value_t = 16)]
+    width: u32,
+    /// Length of the feature.
+    #[arg(long, default_value_t = 4096)]
+    hidden: u32,
+    /// Length of the embedding.
+    #[arg(long, default_value_t = 1024)]
+    output: u32,
+    /// Images in a minibatch.
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Views of each.
+    #[arg(long, default_value_t = 1)]
+    views: usize,
+    /// Steps that do not count.
+    #[arg(long, default_value_t = 3)]
+    warmup: usize,
+    /// Steps that count.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StepArgument {
+    /// One replay of free adversarial training.
+    FreeAt,
+    /// A step on clean views.
+    Standard,
+    /// A forward pass.
+    Infer,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    let (device, offered) = arguments.device.choose(output)?;
+    let &Arguments { width, hidden, output: embedding, batch, views, warmup, steps, .. } = arguments;
+    let step = match arguments.step {
+        StepArgument::FreeAt => Step::FreeAt,
+        StepArgument::Standard => Step::Standard,
+        StepArgument::Infer => Step::Infer,
+    };
+    let measured = measure(Settings { step, width, hidden, output: embedding, batch, views, warmup, steps }, &device);
+    let value = json!({
+        "machine": { "cpu": cpu(), "cores": std::thread::available_parallelism().map(usize::from).unwrap_or(1) },
+        "versions": { "gabion": env!("CARGO_PKG_VERSION"), "burn": "0.22.1" },
+        "device": offered.name,
+        "command": typed(),
+        "result": measured,
+    });
+    output.result(&value, || {
+        let memory = measured.working_memory_mib.map_or("unknown".into(), |mib| format!("{mib:.0} MiB"));
+        let row =
+            vec![format!("{:.1}", 1e3 * measured.median_seconds), format!("{:.0}", measured.images_per_second), memory];
+        table(&["median ms", "crops/s", "working memory"], [row])
+    })
+}
+
+fn cpu() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(':').nth(1));
+    name.map_or(std::env::consts::ARCH.into(), |name| name.trim().to_string())
+}

@@ -1,0 +1,96 @@
+//! One file a command.
+
+pub mod classify;
+pub mod data;
+pub mod demo;
+pub mod devices;
+pub mod evaluate;
+pub mod export;
+pub mod inspect;
+pub mod pretrain;
+pub mod probe;
+
+use crate::output::{Failure, Output, usage};
+use burn::tensor::Device;
+use gabion_experiment::data::photos::Photos;
+use gabion_experiment::data::{self as sets, Data, Kind, synth::Synth};
+use gabion_runtime::Offered;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where images come from.
+#[derive(clap::Args)]
+pub struct DataArguments {
+    /// A data set: a folder of CIFAR-10, CIFAR-100 or photographs, an original archive, or `synth`.
+    #[arg(long, value_name = "DIR|synth", env = "GABION_DATA")]
+    data: Option<String>,
+}
+
+impl DataArguments {
+    /// Reads it; photographs are stored at `photos` pixels.
+    fn open(&self, photos: Option<[usize; 2]>) -> Result<Data, Failure> {
+        let Some(text) = &self.data else {
+            return Err(usage("no data: give --data DIR, --data synth, or set GABION_DATA"));
+        };
+        if text == "synth" {
+            return Ok(Data::synth(&Synth::default()));
+        }
+        let mut path = PathBuf::from(text);
+        // A folder of data sets stands for its CIFAR-10.
+        if let Err(sets::Error::Unrecognised { .. }) = Kind::detect(&path)
+            && path.join("cifar10").is_dir()
+        {
+            path.push("cifar10");
+        }
+        let photos =
+            photos.map_or_else(Photos::default, |[height, width]| Photos { height, width, ..Photos::default() });
+        Ok(Data::open_with(&path, &photos)?)
+    }
+}
+
+/// What computes.
+#[derive(clap::Args)]
+pub struct DeviceArguments {
+    /// auto, cpu, wgpu or cuda; `gabion devices` lists what there is.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+}
+
+impl DeviceArguments {
+    pub fn choose(&self, output: &Output) -> Result<(Device, Offered), Failure> {
+        let choice = self.device.parse().map_err(usage)?;
+        let (device, offered) = gabion_runtime::choose(choice)?;
+        output.note(format!("device: {} ({}, {})", offered.name, offered.kind, offered.backend));
+        Ok((device, offered))
+    }
+}
+
+/// A run folder stands for the bundle in it.
+pub fn bundle_path(path: &Path) -> PathBuf {
+    let inside = path.join("bundle");
+    if !path.join("manifest.json").exists() && inside.join("manifest.json").exists() { inside } else { path.into() }
+}
+
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the process.
+pub fn stop_on_interrupt(output: &Output) -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flag, quiet) = (Arc::clone(&stop), output.quiet);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        if !quiet {
+            eprintln!("stopping after this minibatch; press Ctrl-C again to stop at once");
+        }
+    })?;
+    Ok(stop)
+}
+
+/// The command as it was typed, for claims and results.
+pub fn typed() -> String {
+    let mut words = std::env::args();
+    let name = words.next().map_or_else(String::new, |_| "gabion".to_string());
+    words
+        .fold(name, |line, word| if word.contains(' ') { format!("{line} '{word}'") } else { format!("{line} {word}") })
+}

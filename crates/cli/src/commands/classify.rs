@@ -1,0 +1,60 @@
+use super::{DeviceArguments, bundle_path};
+use crate::output::{Done, Failure, Output, table};
+use gabion_runtime::{Bundle, Classify, Rgb, Session};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Classify pictures.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  gabion classify runs/small cat.jpg dog.png --views 16")]
+pub struct Arguments {
+    /// A run folder or a bundle with a head.
+    #[arg(value_name = "RUN|BUNDLE")]
+    bundle: PathBuf,
+    /// PNG, JPEG or WebP files.
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// Views of each picture; 1 is the whole picture.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    views: u32,
+    /// Seeds the views.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    let (device, _) = arguments.device.choose(output)?;
+    let session = Session::new(Bundle::open(&bundle_path(&arguments.bundle), &device)?)?;
+    let options = Classify { views: arguments.views, seed: arguments.seed };
+    let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for path in &arguments.images {
+        // A broken picture does not keep the others from being classified.
+        let rgb = match Rgb::open(path) {
+            Ok(rgb) => rgb,
+            Err(error) => {
+                failures.push(error.to_string());
+                continue;
+            }
+        };
+        let prediction = session.classify(&rgb, &options)?;
+        let top: Vec<_> = prediction.classes.iter().take(5).collect();
+        values.push(json!({
+            "image": path, "views": prediction.views, "agreement": prediction.agreement,
+            "milliseconds": prediction.milliseconds,
+            "top": top.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect::<Vec<_>>(),
+        }));
+        let classes: Vec<String> = top.iter().map(|(class, p)| format!("{class} {:.1} %", 100.0 * p)).collect();
+        rows.push(vec![
+            path.display().to_string(),
+            classes.join("\n"),
+            format!("{:.0} %", 100.0 * prediction.agreement),
+            format!("{:.1}", prediction.milliseconds),
+        ]);
+    }
+    if !rows.is_empty() {
+        output.result(&values, || table(&["image", "top 5", "view agreement", "ms"], rows))?;
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Failed(anyhow::anyhow!(failures.join("; ")))) }
+}

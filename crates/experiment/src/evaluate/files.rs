@@ -1,0 +1,70 @@
+//! An evaluation in files, written whole or not at all.
+
+use super::Evaluation;
+use crate::measure::{Error, Result};
+use gabion_runtime::durable;
+use gabion_spec::Pixels;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::io;
+use std::path::Path;
+
+impl Evaluation {
+    /// Writes one row an image: `index,label,predicted,clean` and a column for each attack, such as `pgd-20 8/255`; 1 in
+    /// them for right, 0 for wrong.
+    ///
+    /// # Errors
+    /// When the system refuses; the file is then as it was.
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        let rows = |file: &mut dyn io::Write| -> csv::Result<()> {
+            let mut table = csv::Writer::from_writer(file);
+            let columns = ["index", "label", "predicted", "clean"].map(String::from);
+            table.write_record(columns.into_iter().chain(self.attacks.iter().map(super::Attack::what)))?;
+            for verdict in &self.verdicts {
+                let clean = verdict.predicted == verdict.label;
+                let numbers = [verdict.index, verdict.label.into(), verdict.predicted.into(), clean.into()];
+                let robust = verdict.robust.iter().map(|&robust| usize::from(robust));
+                table.write_record(numbers.into_iter().chain(robust).map(|number| number.to_string()))?;
+            }
+            Ok(table.flush()?)
+        };
+        durable::write_with(path, |file| rows(file).map_err(io::Error::other))
+            .map_err(Error::io("write the results to", path))
+    }
+
+    /// Writes the adversarial images: for each budget `adversarial_8_255` f32 `[images, 3, height, width]` in `[0, 1]`
+    /// (named by [`tensor_name`]), and with them `index` and `label` i64 `[images]`. An image that the clean model gets
+    /// wrong is there unchanged.
+    ///
+    /// # Errors
+    /// When they were not kept, or the system refuses; the file is then as it was.
+    pub fn write_adversarial(&self, path: &Path) -> Result<()> {
+        let Some(kept) = &self.adversarial else { return Err(Error::NotKept) };
+        let [height, width] = self.size;
+        let images = self.verdicts.len();
+        let numbers = |of: &dyn Fn(&super::Verdict) -> usize| -> Vec<i64> {
+            self.verdicts.iter().map(|verdict| i64::try_from(of(verdict)).expect("indices fit i64")).collect()
+        };
+        let (index, label) = (numbers(&|verdict| verdict.index), numbers(&|verdict| verdict.label.into()));
+        let view = |dtype, shape: Vec<usize>, bytes| {
+            TensorView::new(dtype, shape, bytes).expect("the shape is that of the values")
+        };
+        let mut tensors = vec![
+            ("index".to_string(), view(Dtype::I64, vec![images], bytemuck::cast_slice(&index))),
+            ("label".to_string(), view(Dtype::I64, vec![images], bytemuck::cast_slice(&label))),
+        ];
+        for (attack, values) in self.attacks.iter().zip(kept) {
+            let shape = vec![images, 3, height, width];
+            tensors.push((tensor_name(attack.epsilon), view(Dtype::F32, shape, bytemuck::cast_slice(values))));
+        }
+        safetensors::serialize(tensors, None)
+            .map_err(io::Error::other)
+            .and_then(|whole| durable::write(path, &whole))
+            .map_err(Error::io("write the adversarial images to", path))
+    }
+}
+
+/// The tensor of a budget's adversarial images: `adversarial_8_255` of 8/255, `adversarial_0.01` of 0.01.
+pub fn tensor_name(epsilon: Pixels) -> String {
+    format!("adversarial_{}", epsilon.to_string().replace('/', "_"))
+}

@@ -1,0 +1,171 @@
+use super::*;
+use crate::toy;
+use safetensors::SafeTensors;
+
+fn run(bundle: &Bundle, recipe: &spec::Evaluate, options: Options) -> Evaluation {
+    evaluate(bundle, &toy::images(48, 2), recipe, options, &toy::device(), &mut |_| {}).unwrap()
+}
+
+fn recipe(protocol: Protocol, levels: &[f32]) -> spec::Evaluate {
+    let epsilons = levels.iter().map(|&levels| Pixels::of_255(levels)).collect();
+    spec::Evaluate { protocol, images: Some(20), seed: 4, epsilons }
+}
+
+#[test]
+fn a_budget_of_0_changes_no_prediction() {
+    let bundle = toy::with_head(&toy::device());
+    for protocol in [Protocol::Paper2Step, Protocol::Strong] {
+        let evaluation = run(&bundle, &recipe(protocol, &[0.0]), Options { keep: true, ..Options::default() });
+        assert_eq!(evaluation.attacks[0].rate, evaluation.clean);
+        let right = |verdict: &Verdict| verdict.robust == [verdict.predicted == verdict.label];
+        assert!(evaluation.verdicts.iter().all(right));
+    }
+}
+
+#[test]
+fn a_verdict_does_not_depend_on_its_batch() {
+    // On the graph too: a bundle may have been opened there.
+    let bundle = toy::with_head(&toy::device().autodiff());
+    for protocol in [Protocol::Paper, Protocol::Strong] {
+        let recipe = recipe(protocol, &[8.0, 2.0]);
+        let mut heard = Vec::new();
+        let options = Options { batch: 7, keep: false };
+        let images = toy::images(48, 2);
+        let seven = evaluate(&bundle, &images, &recipe, options, &toy::device(), &mut |p| heard.push(p)).unwrap();
+        let many = run(&bundle, &recipe, Options { batch: 32, keep: false });
+        assert_eq!(seven.verdicts, many.verdicts);
+        assert_eq!((seven.images, seven.clean.images), (20, 20));
+        assert_eq!(seven.attacks.iter().map(Attack::what).next(), Some(format!("{} 2/255", name(protocol))));
+        let last = heard.last().unwrap();
+        assert_eq!((last.epsilon, last.right as u64), (Some(Pixels::of_255(8.0)), seven.attacks[1].rate.right));
+        assert!(heard.iter().all(|progress| progress.done <= progress.total && progress.images == 20));
+        for (place, attack) in seven.attacks.iter().enumerate() {
+            let robust = seven.verdicts.iter().filter(|verdict| verdict.robust[place]).count();
+            assert_eq!(attack.rate, Rate::new(robust as u64, 20));
+            assert!(attack.rate.right <= seven.clean.right);
+        }
+    }
+}
+
+#[test]
+fn a_large_budget_fools_a_standard_classifier() {
+    let bundle = toy::with_head(&toy::device());
+    let evaluation = run(&bundle, &recipe(Protocol::Strong, &[64.0]), Options::default());
+    assert!(evaluation.clean.accuracy > 0.5, "{:?}", evaluation.clean);
+    assert!(evaluation.attacks[0].rate.accuracy < 0.2, "{:?}", evaluation.attacks);
+    assert_eq!(evaluation.attacks[0].step, Pixels::of_255(16.0));
+    let short = run(&bundle, &recipe(Protocol::Paper2Step, &[8.0]), Options::default());
+    assert!(short.warnings.iter().any(|warning| warning.contains("reach only 0.02")), "{:?}", short.warnings);
+}
+
+#[test]
+fn files_hold_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = toy::with_head(&toy::device());
+    let recipe = recipe(Protocol::Paper, &[4.0, 8.0]);
+    let evaluation = run(&bundle, &recipe, Options { batch: 9, keep: true });
+
+    let table = folder.path().join("images.csv");
+    evaluation.write_csv(&table).unwrap();
+    let mut reader = csv::Reader::from_path(&table).unwrap();
+    let header: Vec<String> = reader.headers().unwrap().iter().map(String::from).collect();
+    assert_eq!(header, ["index", "label", "predicted", "clean", "pgd-20 4/255", "pgd-20 8/255"]);
+    let rows: Vec<Vec<usize>> = reader.deserialize().map(|row| row.unwrap()).collect();
+    assert_eq!(rows.len(), 20);
+    for (row, verdict) in rows.iter().zip(&evaluation.verdicts) {
+        let clean = usize::from(verdict.predicted == verdict.label);
+        let robust = verdict.robust.iter().map(|&robust| usize::from(robust));
+        let expected: Vec<usize> =
+            [verdict.index, verdict.label.into(), verdict.predicted.into(), clean].into_iter().chain(robust).collect();
+        assert_eq!(row, &expected);
+    }
+
+    let file = folder.path().join("adversarial.safetensors");
+    evaluation.write_adversarial(&file).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let index: Vec<i64> = bytemuck::pod_collect_to_vec(tensors.tensor("index").unwrap().data());
+    let indices: Vec<usize> = index.iter().map(|&index| usize::try_from(index).unwrap()).collect();
+    assert_eq!(indices, evaluation.verdicts.iter().map(|verdict| verdict.index).collect::<Vec<_>>());
+    assert_eq!(tensors.tensor("label").unwrap().shape(), [20]);
+    let images = toy::images(48, 2);
+    let clean = pixels(&images, &indices).try_into_vec::<f32>().unwrap();
+    for (place, name) in ["adversarial_4_255", "adversarial_8_255"].into_iter().enumerate() {
+        let view = tensors.tensor(name).unwrap();
+        assert_eq!(view.shape(), [20, 3, toy::SIDE, toy::SIDE]);
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+        let far = farthest(&clean, &values);
+        assert!(far > 0.0 && far <= recipe.epsilons[place].0 + 1e-6, "{far}");
+        // What was written fools the model where it says so, and only there.
+        let target = Target::new(&bundle.model, bundle.head.as_ref().unwrap(), &images, 20, &toy::device());
+        let data = burn::tensor::TensorData::new(values, view.shape().to_vec());
+        let found = target.predict(Tensor::from_data(data, &target.device), &indices).unwrap();
+        for (verdict, found) in evaluation.verdicts.iter().zip(found) {
+            assert_eq!(verdict.robust[place], found == verdict.label);
+        }
+    }
+    let unkept = run(&bundle, &recipe, Options::default());
+    assert!(matches!(unkept.write_adversarial(&file), Err(Error::NotKept)));
+    let json = serde_json::to_value(&evaluation).unwrap();
+    assert_eq!(json["attacks"][1]["epsilon"], "8/255");
+    assert_eq!(evaluation.claims("toy test", "gabion evaluate")[2].what, "pgd-20 8/255");
+}
+
+#[test]
+fn what_cannot_be_measured_is_named() {
+    let device = toy::device();
+    let fail = |bundle: &Bundle, test: &Images, recipe: &spec::Evaluate| {
+        let error = evaluate(bundle, test, recipe, Options::default(), &device, &mut |_| {}).unwrap_err().to_string();
+        assert!(!error.contains('\n') && !error.contains("  "), "{error}");
+        error
+    };
+    let (images, paper) = (toy::images(12, 2), recipe(Protocol::Paper, &[8.0]));
+    let headless = fail(&toy::bundle(&device), &images, &paper);
+    assert!(headless.contains("`toy` has no head"), "{headless}");
+
+    let bundle = toy::with_head(&device);
+    let mut renamed = images.clone();
+    renamed.classes[1] = "lime".into();
+    let error = fail(&bundle, &renamed, &paper);
+    assert!(error.contains("class 1 is `green`") && error.contains("`lime`"), "{error}");
+    renamed.classes = ["red", "green", "blue", "grey"].map(String::from).to_vec();
+    let error = fail(&bundle, &renamed, &paper);
+    assert!(error.contains("no class 3") && error.contains("`grey`"), "{error}");
+
+    let none = spec::Evaluate { images: Some(0), ..paper.clone() };
+    assert!(fail(&bundle, &images, &none).contains("`images`"));
+    let large = spec::Evaluate { epsilons: vec![Pixels(f32::NAN)], ..paper.clone() };
+    assert!(fail(&bundle, &images, &large).contains("`epsilons`"));
+
+    // A head of infinities.
+    let head = gabion_learn::weights::export(bundle.head.as_ref().unwrap(), "");
+    let shape = head["weight"].shape().to_vec();
+    let infinite = burn::tensor::TensorData::new(vec![f32::MAX; shape.iter().product()], shape);
+    let mut broken = bundle;
+    let mut tensors =
+        [("weight".to_string(), infinite), ("bias".to_string(), head["bias"].clone())]
+            .into_iter()
+            .collect();
+    broken.head = Some(gabion_learn::weights::import(broken.head.unwrap(), "", &mut tensors).unwrap());
+    let error = fail(&broken, &images, &paper);
+    assert!(error.contains("not finite for test image 0"), "{error}");
+}
+
+#[test]
+fn a_weaker_result_at_a_larger_budget_is_remarked() {
+    let attack = |levels, right| Attack {
+        name: "pgd-20".into(),
+        epsilon: Pixels::of_255(levels),
+        step: Pixels(0.01),
+        steps: 20,
+        restarts: 1,
+        rate: Rate::new(right, 10),
+    };
+    assert!(doubts(&attack(8.0, 5), Some(&attack(4.0, 5)), 0).is_empty());
+    let remark = doubts(&attack(8.0, 6), Some(&attack(4.0, 5)), 1);
+    assert!(
+        remark[0].contains("6 images") && remark[0].contains("4/255") && remark[1].contains("1 images"),
+        "{remark:?}"
+    );
+    assert!(farthest(&[0.0, 0.0, 0.0], &[0.0, f32::NAN, 1.0]).is_nan());
+}

@@ -1,0 +1,201 @@
+//! From what was typed to a resolved recipe: presets, TOML files and `key=value` settings.
+
+use gabion_spec::Pretrain;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        /// The embedded recipes by name.
+        pub const PRESETS: &[(&str, &str)] = &[$(($name, include_str!(concat!("../presets/", $name, ".toml")))),*];
+    };
+}
+
+presets!(
+    "cf-amc-ssl",
+    "cifar10-small",
+    "cifar10-small-standard",
+    "synth-tiny",
+    "synth-tiny-standard",
+    "crop-emp-standard",
+    "crop-emp-pgd",
+    "crop-emp-free",
+    "crop-simclr-standard",
+    "crop-simclr-pgd",
+    "crop-simclr-free",
+    "patch-emp-standard",
+    "patch-emp-pgd",
+    "patch-emp-free",
+    "patch-simclr-standard",
+    "patch-simclr-pgd",
+    "patch-simclr-free",
+);
+
+/// A recipe that could not be resolved.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the messages are the documentation
+pub enum RecipeError {
+    #[error("no preset is called `{name}`; did you mean `{nearest}`? `gabion pretrain --list-presets` lists them")]
+    Preset { name: String, nearest: String },
+    #[error("cannot read the recipe {}: {source}; check the path", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin} is not TOML: {message}")]
+    Toml { origin: String, message: String },
+    #[error("`{text}` is not a setting; write key=value, such as threat.replays=3")]
+    Setting { text: String },
+    #[error("{origin} has no key `{key}`; did you mean `{nearest}`?")]
+    Key { origin: String, key: String, nearest: String },
+    #[error("{origin}: {message}")]
+    Value { origin: String, message: String },
+    #[error(transparent)]
+    Invalid(#[from] gabion_spec::Invalid),
+}
+
+/// Where a recipe starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// An embedded one.
+    Preset(String),
+    /// A TOML file.
+    File(PathBuf),
+}
+
+/// Reads a base, applies `key=value` settings and checks the result.
+///
+/// # Errors
+/// An unknown preset or key is named together with the nearest valid one, a contradiction with what to change.
+pub fn resolve(base: &Base, settings: &[String]) -> Result<Pretrain, RecipeError> {
+    let (origin, text) = match base {
+        Base::Preset(name) => {
+            let found = PRESETS.iter().find(|(preset, _)| preset == name);
+            let Some((_, text)) = found else {
+                let nearest = nearest(name, PRESETS.iter().map(|(preset, _)| *preset));
+                return Err(RecipeError::Preset { name: name.clone(), nearest });
+            };
+            (format!("preset {name}"), (*text).to_string())
+        }
+        Base::File(path) => (path.display().to_string(), read(path)?),
+    };
+    parse(&origin, &text, settings)
+}
+
+fn read(path: &Path) -> Result<String, RecipeError> {
+    std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.into(), source })
+}
+
+/// Reads a recipe from TOML text, applies settings and checks the result.
+///
+/// # Errors
+/// See [`resolve`].
+pub fn parse(origin: &str, text: &str, settings: &[String]) -> Result<Pretrain, RecipeError> {
+    let mut table: Table = toml::from_str(text)
+        .map_err(|error| RecipeError::Toml { origin: origin.into(), message: one_line(&error.to_string()) })?;
+    for setting in settings {
+        let wrong = || RecipeError::Setting { text: setting.clone() };
+        let (key, value) = setting.split_once('=').ok_or_else(wrong)?;
+        let value = value.trim();
+        // What is no TOML value is a bare word: threat.kind=free.
+        let value = toml::from_str::<Table>(&format!("value = {value}"))
+            .ok()
+            .and_then(|mut table| table.remove("value"))
+            .unwrap_or_else(|| Value::String(value.into()));
+        insert(&mut table, key.trim(), value).ok_or_else(wrong)?;
+    }
+    let recipe: Pretrain = table.try_into().map_err(|error: toml::de::Error| explain(origin, error.message()))?;
+    recipe.validate()?;
+    Ok(recipe)
+}
+
+/// A recipe as TOML.
+pub fn to_toml(recipe: &Pretrain) -> String {
+    toml::to_string(recipe).expect("a recipe is plain data")
+}
+
+/// Sets a dotted key; `none` takes a key out.
+fn insert(table: &mut Table, key: &str, value: Value) -> Option<()> {
+    let (folders, leaf) = key.rsplit_once('.').map_or(("", key), |(folders, leaf)| (folders, leaf));
+    if leaf.is_empty() {
+        return None;
+    }
+    let mut table = table;
+    for folder in folders.split('.').filter(|folder| !folder.is_empty()) {
+        table = table.entry(folder).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
+    }
+    // Another kind of loss or threat has other keys: what belonged to the old kind goes.
+    if leaf == "kind" && table.get("kind").is_some_and(|old| *old != value) {
+        table.clear();
+    }
+    if value.as_str() == Some("none") {
+        table.remove(leaf);
+    } else {
+        table.insert(leaf.into(), value);
+    }
+    Some(())
+}
+
+/// serde names an unknown field and lists the valid ones; this names the nearest of them.
+fn explain(origin: &str, message: &str) -> RecipeError {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.starts_with("unknown field") || message.starts_with("unknown variant"), &quoted[..]) {
+        (true, [key, valid @ ..]) if !valid.is_empty() => RecipeError::Key {
+            origin: origin.into(),
+            key: (*key).to_string(),
+            nearest: nearest(key, valid.iter().copied()),
+        },
+        _ => RecipeError::Value { origin: origin.into(), message: one_line(message) },
+    }
+}
+
+fn nearest<'a>(word: &str, valid: impl Iterator<Item = &'a str>) -> String {
+    valid.max_by(|a, b| strsim::jaro_winkler(word, a).total_cmp(&strsim::jaro_winkler(word, b))).unwrap_or("").into()
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gabion_spec::{Crop, Loss, Threat};
+
+    fn set(settings: &[&str]) -> Result<Pretrain, RecipeError> {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        resolve(&Base::Preset("cf-amc-ssl".into()), &settings)
+    }
+
+    #[test]
+    fn every_preset_resolves_to_what_its_name_says() {
+        for (name, _) in PRESETS {
+            let recipe = resolve(&Base::Preset((*name).into()), &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(recipe.augment.crop == Crop::PATCH, name.starts_with("patch-"), "{name}");
+            assert_eq!(matches!(recipe.loss, Loss::SimClr { .. }), name.contains("simclr"), "{name}");
+            assert_eq!(matches!(recipe.threat, Threat::Standard), name.ends_with("standard"), "{name}");
+            assert_eq!(matches!(recipe.threat, Threat::Pgd { .. }), name.ends_with("pgd"), "{name}");
+            let again = parse("again", &toml::to_string(&recipe).unwrap(), &[]).unwrap();
+            assert_eq!(again, recipe, "{name}");
+        }
+    }
+
+    #[test]
+    fn settings_change_keys_and_wrong_ones_are_named() {
+        let recipe = set(&["epochs=3", "threat.epsilon=4/255", "encoder.depth=resnet34"]).unwrap();
+        assert_eq!(recipe.epochs, 3);
+        assert!(matches!(recipe.threat, Threat::Free { epsilon, .. } if epsilon.to_string() == "4/255"));
+        assert!(matches!(set(&["threat.kind=standard"]).unwrap().threat, Threat::Standard));
+        let message = |settings: &[&str]| set(settings).unwrap_err().to_string();
+        assert!(message(&["epoch=3"]).contains("did you mean `epochs`"), "{}", message(&["epoch=3"]));
+        assert!(message(&["threat.replay=3"]).contains("`replays`"), "{}", message(&["threat.replay=3"]));
+        assert!(message(&["threat.kind=fre"]).contains("`free`"), "{}", message(&["threat.kind=fre"]));
+        assert!(message(&["views=0"]).contains("at least one view"));
+        assert!(message(&["threat.epsilon=-1/255"]).contains("pixel budget"));
+        assert!(message(&["loss.kind=sim-clr"]).contains("exactly 2 views"));
+        assert!(message(&["images=50"]).contains("batch of 100"));
+        assert!(message(&["epochs"]).contains("key=value"));
+        let unknown = resolve(&Base::Preset("cifar10-smal".into()), &[]).unwrap_err().to_string();
+        assert!(unknown.contains("`cifar10-small`"), "{unknown}");
+        for settings in [&["epoch=3"][..], &["views=0"], &["=3"]] {
+            assert_eq!(message(settings).lines().count(), 1);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! A folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole.
+
+use crate::{durable, weights};
+use burn::tensor::Device;
+use gabion_learn::weights::{Misfit, export, import};
+use gabion_learn::{Head, Model};
+use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Precision, Projector, Weights};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The name under which weights are written.
+pub const WEIGHTS: &str = "model.safetensors";
+/// Most bytes of a manifest.
+pub const MANIFEST_BYTES: u64 = 1 << 20;
+/// Most bytes of a weights file beside the values.
+pub const HEADER_BYTES: u64 = 1 << 20;
+/// Most classes of a head.
+pub const MOST_CLASSES: u64 = 65_536;
+
+/// A manifest with the modules that it describes.
+#[derive(Debug)]
+pub struct Bundle {
+    /// What the bundle is.
+    pub manifest: Manifest,
+    /// Encoder and projector.
+    pub model: Model,
+    /// The classifier, when there is one.
+    pub head: Option<Head>,
+}
+
+/// Why a bundle cannot be opened, written or used: one line each, with the file and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleError {
+    /// The system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried, a verb.
+        doing: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A folder without a manifest.
+    #[error("{} is missing: name a folder that holds a bundle", path.display())]
+    NoManifest {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A manifest that is not one of this format.
+    #[error("{} is not a bundle's manifest ({why}): export the bundle again", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where in the file.
+        why: String,
+    },
+    /// A file above its limit; refused before it is read.
+    #[error("{} has {found} bytes, above the limit of {limit}: export the bundle again", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Bytes there.
+        found: u64,
+        /// Most bytes that are read.
+        limit: u64,
+    },
+    /// A format that this program does not know.
+    #[error("{} has format {found}, this program reads {newest}: use the version that wrote it", path.display())]
+    Version {
+        /// The manifest.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// What this program reads.
+        newest: u32,
+    },
+    /// A number in the manifest outside its range.
+    #[error("{}: `{key}` is {found}, outside {least}..={most}: correct the manifest", path.display())]
+    Limit {
+        /// The manifest.
+        path: PathBuf,
+        /// The key, dotted.
+        key: &'static str,
+        /// Its value, or its length.
+        found: u64,
+        /// The least allowed.
+        least: u64,
+        /// The most allowed.
+        most: u64,
+    },
+    /// A recipe in the manifest that makes no sense.
+    #[error("{}: pretrain.{why}: correct the manifest", path.display())]
+    Recipe {
+        /// The manifest.
+        path: PathBuf,
+        /// The key and what is wrong with it.
+        why: gabion_spec::Invalid,
+    },
+    /// A weights file that lies elsewhere.
+    #[error("{}: `weights.file` is {file:?}, not a plain file name: use a name like model.safetensors", path.display())]
+    FileName {
+        /// The manifest.
+        path: PathBuf,
+        /// What it names.
+        file: String,
+    },
+    /// Fewer bytes than the manifest's shapes imply, or more.
+    #[error(
+        "{} has {found} bytes where the manifest implies {least} to {most}: it was cut short or belongs to another \
+         bundle, copy it again",
+        path.display()
+    )]
+    Size {
+        /// The weights file.
+        path: PathBuf,
+        /// Bytes there.
+        found: u64,
+        /// Bytes of the values alone.
+        least: u64,
+        /// Bytes with the largest header.
+        most: u64,
+    },
+    /// Bytes that are not those of the manifest.
+    #[error("{} has SHA-256 {found}, its manifest says {expected}: copy both again", path.display())]
+    Hash {
+        /// The weights file.
+        path: PathBuf,
+        /// Lowercase hexadecimal, from the manifest.
+        expected: String,
+        /// Lowercase hexadecimal.
+        found: String,
+    },
+    /// A damaged safetensors header.
+    #[error("{} is not a safetensors file ({why}): export the bundle again", path.display())]
+    Header {
+        /// The weights file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A tensor of another type than the manifest's.
+    #[error("{}: tensor `{tensor}` is {found}, the manifest says {expected}: export the bundle again", path.display())]
+    Precision {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+        /// The manifest's.
+        expected: String,
+    },
+    /// A tensor that is missing, left over, of another shape or not finite.
+    #[error("{}: {misfit}: the weights and the manifest are of different models, export the bundle again", path.display())]
+    Tensor {
+        /// The weights file.
+        path: PathBuf,
+        /// Which, and how.
+        misfit: Misfit,
+    },
+    /// A value that half precision cannot hold.
+    #[error("{}: tensor `{tensor}` holds {value}, beyond 16 bits (65504): write it in f32", path.display())]
+    Range {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+    },
+    /// A head for another number of classes.
+    #[error("{}: tensor `head.weight` has {rows} rows, the manifest names {classes} classes: name one for each", path.display())]
+    Classes {
+        /// The file.
+        path: PathBuf,
+        /// Rows of the head.
+        rows: u64,
+        /// Classes of the manifest.
+        classes: u64,
+    },
+    /// A manifest and modules that do not agree about the head.
+    #[error("{}: the manifest says {manifest} and the modules have {modules}: give both or neither", path.display())]
+    HeadDiffers {
+        /// The manifest.
+        path: PathBuf,
+        /// `a head` or `no head`.
+        manifest: &'static str,
+        /// `a head` or `no head`.
+        modules: &'static str,
+    },
+    /// A bundle that cannot classify.
+    #[error("the bundle `{name}` has no classifier: train one with `gabion probe`")]
+    NoHead {
+        /// Its name; it may never have been a file.
+        name: String,
+    },
+}
+
+/// Values in the weights file of a network with so many classes (0 without a head), from its description alone; none
+/// where the number exceeds 64 bits.
+pub fn parameter_count(encoder: &Encoder, projector: &Projector, classes: u64) -> Option<u64> {
+    weights::values(&weights::shapes(encoder, projector, classes)?)
+}
+
+impl Bundle {
+    /// Opens a bundle onto a device. Nothing in it is trusted: the format, every size, the hash, every name, shape and
+    /// type are checked before the model is made.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn open(dir: &Path, device: &Device) -> Result<Self, BundleError> {
+        let path = dir.join(MANIFEST);
+        let manifest = read_manifest(&path)?;
+        let expected = check(&path, &manifest)?;
+        let file = dir.join(&manifest.weights.file);
+        let bytes = read_weights(&file, &manifest, &expected)?;
+        let mut tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision)?;
+        drop(bytes);
+        let misfit = |misfit| BundleError::Tensor { path: file.clone(), misfit };
+        let model = Model::init(&manifest.encoder, &manifest.projector, 0, device);
+        let model = import(model, "", &mut tensors).map_err(misfit)?;
+        let head = match manifest.head {
+            Some(_) => {
+                let head = Head::init(manifest.projector.hidden as usize, manifest.classes.len(), 0, device);
+                Some(import(head, "head.", &mut tensors).map_err(misfit)?)
+            }
+            None => None,
+        };
+        match tensors.into_keys().next() {
+            Some(name) => Err(misfit(Misfit::Extra { name })),
+            None => Ok(Self { manifest, model, head }),
+        }
+    }
+
+    /// Writes a bundle and returns its manifest, whose `format` and `weights` are set here.
+    ///
+    /// A folder that is not there appears whole: it is written beside its place and renamed. In a folder that is there,
+    /// the weights are replaced, then the manifest, each whole or not at all; a crash between the two leaves a pair that
+    /// [`Bundle::open`] refuses by its hash.
+    ///
+    /// # Errors
+    /// When manifest and modules disagree, a value is not finite or does not fit the precision, or the system refuses;
+    /// a folder that was not there then still is not.
+    pub fn write(
+        dir: &Path,
+        mut manifest: Manifest,
+        model: &Model,
+        head: Option<&Head>,
+        precision: Precision,
+    ) -> Result<Manifest, BundleError> {
+        let (manifest_path, weights_path) = (dir.join(MANIFEST), dir.join(WEIGHTS));
+        manifest.format = FORMAT_VERSION;
+        manifest.weights = Weights { file: WEIGHTS.into(), sha256: String::new(), precision };
+        if manifest.head.is_some() != head.is_some() {
+            let word = |has| if has { "a head" } else { "no head" };
+            let (manifest, modules) = (word(manifest.head.is_some()), word(head.is_some()));
+            return Err(BundleError::HeadDiffers { path: manifest_path, manifest, modules });
+        }
+        let expected = check(&manifest_path, &manifest)?;
+        let mut tensors = export(model, "");
+        if let Some(head) = head {
+            tensors.extend(export(head, "head."));
+        }
+        let found = tensors
+            .iter()
+            .map(|(name, data)| (name.clone(), data.shape().iter().map(|&side| side as u64).collect()))
+            .collect();
+        weights::compare(&found, &expected)
+            .map_err(|misfit| BundleError::Tensor { path: weights_path.clone(), misfit })?;
+        let bytes = weights::encode(&weights_path, &tensors, precision)?;
+        manifest.weights.sha256 = sha256(&bytes);
+        let mut text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| BundleError::Manifest { path: manifest_path.clone(), why: error.to_string() })?;
+        text.push(b'\n');
+        if text.len() as u64 > MANIFEST_BYTES {
+            let found = text.len() as u64;
+            return Err(BundleError::TooLarge { path: manifest_path, found, limit: MANIFEST_BYTES });
+        }
+        let write = |dir: &Path| {
+            durable::write(&dir.join(WEIGHTS), &bytes)?;
+            durable::write(&dir.join(MANIFEST), &text)
+        };
+        let written = if dir.is_dir() { write(dir) } else { durable::create_folder(dir, write) };
+        written.map_err(|source| BundleError::Io { doing: "write the bundle", path: dir.into(), source })?;
+        Ok(manifest)
+    }
+}
+
+/// A file of at most `limit` bytes.
+fn read(path: &Path, too_large: impl Fn(u64) -> Option<BundleError>) -> Result<Vec<u8>, BundleError> {
+    let io = |source| BundleError::Io { doing: "read", path: path.into(), source };
+    let status = fs::metadata(path).map_err(io)?;
+    if !status.is_file() {
+        return Err(io(io::Error::other("it is not a file")));
+    }
+    if let Some(error) = too_large(status.len()) {
+        return Err(error);
+    }
+    let mut bytes = Vec::new();
+    let capacity = usize::try_from(status.len()).unwrap_or(usize::MAX);
+    bytes.try_reserve_exact(capacity).map_err(|_| io(io::ErrorKind::OutOfMemory.into()))?;
+    // No more than was measured, should the file grow.
+    File::open(path).map_err(io)?.take(status.len()).read_to_end(&mut bytes).map_err(io)?;
+    Ok(bytes)
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
+    if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Err(BundleError::NoManifest { path: path.into() });
+    }
+    let bytes = read(path, |found| {
+        (found > MANIFEST_BYTES).then(|| BundleError::TooLarge { path: path.into(), found, limit: MANIFEST_BYTES })
+    })?;
+    let why = |error: serde_json::Error| BundleError::Manifest { path: path.into(), why: error.to_string() };
+    // The version first: a newer manifest may hold fields that this program does not know.
+    let format = serde_json::from_slice::<serde_json::Value>(&bytes).map_err(why)?["format"].as_u64();
+    match format {
+        Some(found) if found != u64::from(FORMAT_VERSION) => {
+            Err(BundleError::Version { path: path.into(), found, newest: FORMAT_VERSION })
+        }
+        _ => serde_json::from_slice(&bytes).map_err(why),
+    }
+}
+
+/// Checks what a manifest says and returns the tensors that it implies.
+fn check(path: &Path, manifest: &Manifest) -> Result<weights::Shapes, BundleError> {
+    let within = |key, found: u64, range: RangeInclusive<u64>| {
+        let (&least, &most) = (range.start(), range.end());
+        if range.contains(&found) {
+            return Ok(());
+        }
+        Err(BundleError::Limit { path: path.into(), key, found, least, most })
+    };
+    within("encoder.width", manifest.encoder.width.into(), 1..=1024)?;
+    within("projector.hidden", manifest.projector.hidden.into(), 1..=65_536)?;
+    within("projector.output", manifest.projector.output.into(), 1..=65_536)?;
+    within("input.height", manifest.input.height.into(), 1..=1024)?;
+    within("input.width", manifest.input.width.into(), 1..=1024)?;
+    let least = u64::from(manifest.head.is_some());
+    within("classes", manifest.classes.len() as u64, least..=MOST_CLASSES)?;
+    if let Some(pretrain) = &manifest.pretrain {
+        pretrain.augment.validate().map_err(|why| BundleError::Recipe { path: path.into(), why })?;
+    }
+    let file = &manifest.weights.file;
+    // By hand, so that a bundle is refused on every system alike.
+    if file.is_empty() || matches!(&**file, "." | ".." | MANIFEST) || file.contains(['/', '\\', ':', '\0']) {
+        return Err(BundleError::FileName { path: path.into(), file: file.clone() });
+    }
+    let classes = if manifest.head.is_some() { manifest.classes.len() as u64 } else { 0 };
+    Ok(weights::shapes(&manifest.encoder, &manifest.projector, classes).expect("the limits exclude an overflow"))
+}
+
+/// The weights file's bytes, whose length and hash are right.
+fn read_weights(path: &Path, manifest: &Manifest, expected: &weights::Shapes) -> Result<Vec<u8>, BundleError> {
+    let values = weights::values(expected).expect("the limits exclude an overflow");
+    let least = values * weights::width(manifest.weights.precision);
+    let most = least + HEADER_BYTES;
+    let size = |found| BundleError::Size { path: path.into(), found, least, most };
+    let bytes = read(path, |found| (found > most).then(|| size(found)))?;
+    let found = sha256(&bytes);
+    if found == manifest.weights.sha256 {
+        return Ok(bytes);
+    }
+    // A file that was cut short is the likelier report than another hash.
+    if (bytes.len() as u64) < least {
+        return Err(size(bytes.len() as u64));
+    }
+    Err(BundleError::Hash { path: path.into(), expected: manifest.weights.sha256.clone(), found })
+}
+
+/// Lowercase hexadecimal.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes all");
+        text
+    })
+}

@@ -1,0 +1,81 @@
+//! Files that are written whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes `bytes` to `path`, which holds its old content or all of the new one whenever the program or the machine
+/// stops. Threads of a process must not write the same path at once: the temporary file is named after the process.
+///
+/// # Errors
+/// Whatever the system refuses; `path` is as it was and no temporary file is left.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// [`write`] of what `content` writes.
+///
+/// # Errors
+/// Whatever the system refuses or `content` returns; `path` is as it was and no temporary file is left.
+pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let temporary = Temporary(temporary_of(path)?);
+    // What lies under this name was left by a crashed process of the same number.
+    let _ = fs::remove_file(&temporary.0);
+    let mut file = BufWriter::new(OpenOptions::new().write(true).create_new(true).open(&temporary.0)?);
+    content(&mut file)?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&temporary.0, path)?;
+    std::mem::forget(temporary);
+    sync_folder(folder_of(path))
+}
+
+/// Makes the names in a folder last; systems that cannot open a folder need no such step.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// The folder that a file lies in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// `.NAME.PID.tmp` in the same folder.
+pub(crate) fn temporary_of(path: &Path) -> io::Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        let why = format!("{} names no file", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    };
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    Ok(folder_of(path).join(temporary))
+}
+
+/// Creates a folder whole or not at all: `fill` writes into a temporary one beside it, which is then renamed. Folders
+/// above it are created.
+///
+/// # Errors
+/// Whatever the system refuses or `fill` returns; no temporary folder is left.
+pub(crate) fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = folder_of(path);
+    fs::create_dir_all(parent)?;
+    let temporary = temporary_of(path)?;
+    // What lies under this name was left by a crashed process of the same number.
+    let _ = fs::remove_dir_all(&temporary);
+    fs::create_dir(&temporary)?;
+    let made = fill(&temporary).and_then(|()| sync_folder(&temporary)).and_then(|()| fs::rename(&temporary, path));
+    if made.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    made.and_then(|()| sync_folder(parent))
+}
+
+/// A file that goes away with this.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,216 @@
+//! Picture files as 8-bit RGB.
+//!
+//! A picture is turned as its EXIF says, what is transparent is laid on white (as a page shows it; dropping alpha would
+//! show whatever colour lies hidden under it, often black), grey becomes three equal channels, 16 bits become 8.
+
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Most pixels of a picture that [`Rgb::open`] decodes.
+pub const MOST_PIXELS: u64 = 100_000_000;
+
+/// An image of 8-bit RGB.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// `[height, width, 3]`.
+    pub pixels: Vec<u8>,
+}
+
+impl std::fmt::Debug for Rgb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rgb({}x{})", self.width, self.height)
+    }
+}
+
+/// Why a picture cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PictureError {
+    /// The system refused.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file that is no picture, or a damaged one.
+    #[error("{} is not a picture that can be read ({why}): use a whole PNG, JPEG or WebP", path.display())]
+    Undecodable {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's reason.
+        why: String,
+    },
+    /// A picture above the limit; refused before its pixels are allocated.
+    #[error("{} is {width}x{height}, above the limit of {limit} pixels: make it smaller", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Most pixels that are decoded.
+        limit: u64,
+    },
+}
+
+impl Rgb {
+    /// Reads a PNG, JPEG or WebP of at most [`MOST_PIXELS`] pixels; the content says which, not the name.
+    ///
+    /// # Errors
+    /// When the file cannot be read or decoded, or is above the limit.
+    pub fn open(path: &Path) -> Result<Self, PictureError> {
+        Self::open_within(path, MOST_PIXELS)
+    }
+
+    /// [`Rgb::open`] with another limit.
+    ///
+    /// # Errors
+    /// When the file cannot be read or decoded, or is above the limit.
+    pub fn open_within(path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
+        let unreadable = |source| PictureError::Io { path: path.into(), source };
+        let undecodable = |error: image::ImageError| match error {
+            image::ImageError::IoError(source) if source.raw_os_error().is_some() => unreadable(source),
+            error => {
+                // One line, whatever the decoder says.
+                let why = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+                PictureError::Undecodable { path: path.into(), why }
+            }
+        };
+        // By content: ImageNet has a PNG that is called .JPEG.
+        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(unreadable)?;
+        let mut decoder = reader.into_decoder().map_err(undecodable)?;
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > most_pixels {
+            return Err(PictureError::TooLarge { path: path.into(), width, height, limit: most_pixels });
+        }
+        // What a decoder allocates beside the picture: at most 8 bytes a pixel for 16-bit RGBA, twice.
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(most_pixels.saturating_mul(16).max(1 << 26));
+        decoder.set_limits(limits).map_err(undecodable)?;
+        // A picture with unreadable EXIF data is still a picture.
+        let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+        picture.apply_orientation(orientation);
+        Ok(on_white(picture).into())
+    }
+
+    /// The largest centred part of the shape `height x width`, resampled to that size with a triangle filter that
+    /// widens when shrinking (antialiased, as Pillow's bilinear). The result equals "resize the short side, crop the
+    /// centre" up to the filter's reach over the crop's edge, and no strip of a picture can blow up.
+    ///
+    /// # Panics
+    /// When `pixels` is not `height * width * 3` long, or one of the sizes is 0 or not a u32.
+    #[must_use]
+    pub fn centre(&self, height: usize, width: usize) -> Self {
+        let side = |side: usize| u32::try_from(side).ok().filter(|&side| side > 0).expect("a side is in 1..=u32::MAX");
+        let (rows, columns) = (u64::from(side(self.height)), u64::from(side(self.width)));
+        let (wanted_rows, wanted_columns) = (side(height), side(width));
+        let (height, width) = (u64::from(wanted_rows), u64::from(wanted_columns));
+        let cut_width = columns.min((rows * width / height).max(1));
+        let cut_height = rows.min((columns * height / width).max(1));
+        let (left, top) = ((columns - cut_width) / 2, (rows - cut_height) / 2);
+        let stride = self.width * 3;
+        assert!(
+            self.pixels.len() == self.height * stride,
+            "{}x{} RGB pixels are {} bytes, got {}",
+            self.width,
+            self.height,
+            self.height * stride,
+            self.pixels.len()
+        );
+        let narrow = |value: u64| u32::try_from(value).expect("no part of a side exceeds it");
+        let mut cut = Vec::with_capacity((cut_width * cut_height * 3) as usize);
+        for row in self.pixels.chunks_exact(stride).skip(top as usize).take(cut_height as usize) {
+            cut.extend_from_slice(&row[left as usize * 3..][..cut_width as usize * 3]);
+        }
+        let cut = RgbImage::from_raw(narrow(cut_width), narrow(cut_height), cut).expect("the rows were cut to size");
+        if (cut_width, cut_height) == (width, height) {
+            return cut.into();
+        }
+        imageops::resize(&cut, wanted_columns, wanted_rows, FilterType::Triangle).into()
+    }
+}
+
+impl From<RgbImage> for Rgb {
+    fn from(picture: RgbImage) -> Self {
+        Self { height: picture.height() as usize, width: picture.width() as usize, pixels: picture.into_raw() }
+    }
+}
+
+/// Any picture as 8-bit RGB, what is transparent laid on white.
+#[allow(clippy::cast_possible_truncation)] // a mean of two bytes is a byte
+fn on_white(picture: DynamicImage) -> RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.into_rgb8();
+    }
+    let picture = picture.into_rgba8();
+    let mut opaque = RgbImage::new(picture.width(), picture.height());
+    for (into, from) in opaque.pixels_mut().zip(picture.pixels()) {
+        let [r, g, b, alpha] = from.0.map(u32::from);
+        into.0 = [r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
+    }
+    opaque
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Left half black, right half white.
+    fn halves() -> RgbImage {
+        RgbImage::from_fn(16, 8, |x, _| image::Rgb([if x < 8 { 0 } else { 255 }; 3]))
+    }
+
+    fn open(name: &str, bytes: &[u8]) -> Result<Rgb, PictureError> {
+        let path = std::env::temp_dir().join(format!("gabion-picture-{}-{name}", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        let opened = Rgb::open(&path);
+        std::fs::remove_file(&path).unwrap();
+        opened
+    }
+
+    #[test]
+    fn exif_turns_a_picture() {
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        halves().write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        let plain = open("plain.png", &jpeg).unwrap();
+        assert_eq!((plain.height, plain.width), (8, 16));
+        // TIFF header, one entry: orientation (0x0112), a short, 6 (a quarter turn clockwise).
+        let exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+        let turned = [&jpeg[..2], &[0xFF, 0xE1], &length, exif, &jpeg[2..]].concat();
+        let turned = open("turned.jpg", &turned).unwrap();
+        assert_eq!((turned.height, turned.width), (16, 8));
+        assert!(turned.pixels[0] < 50 && *turned.pixels.last().unwrap() > 200);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        for bytes in [&b""[..], b"text", b"\x89PNG\r\n\x1a\n", b"\xFF\xD8\xFF"] {
+            let error = open("bad.png", bytes).unwrap_err().to_string();
+            assert!(error.contains("bad.png") && !error.contains('\n'), "{error}");
+        }
+        let error = Rgb::open(Path::new("/no/such/picture.png")).unwrap_err();
+        assert!(matches!(error, PictureError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_centre_is_cut_and_resampled() {
+        let picture = Rgb::from(halves());
+        assert_eq!(picture.centre(8, 16), picture);
+        let cut = picture.centre(8, 8);
+        assert_eq!((cut.pixels[0], cut.pixels[4 * 3]), (0, 255));
+        let small = picture.centre(2, 4);
+        assert_eq!((small.height, small.width, small.pixels[0], small.pixels[11]), (2, 4, 0, 255));
+    }
+}
