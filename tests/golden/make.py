@@ -72,13 +72,13 @@ class EncoderCase:
 ENCODERS = {
     "resnet18_cifar": EncoderCase(18, 4, "cifar", 6, 16),
     "resnet34_cifar": EncoderCase(34, 3, "cifar", 6, 16),
-    "resnet50_cifar": EncoderCase(50, 2, "cifar", 12, 16),
+    "resnet50_cifar": EncoderCase(50, 2, "cifar", 24, 16),
     "resnet18_imagenet": EncoderCase(18, 4, "imagenet", 4, 64),
 }
 
 VANISHING = 1e-12
-ENCODER_DRIFT = 1e-4
-KINK_MARGIN = 1e-5  # no ReLU input may lie nearer to 0 than this: float32 must not change sides
+ENCODER_DRIFT = 5e-5  # half of what the Rust side is held to: another order of sums has its own luck
+KINK_MARGIN = 3e-6  # no ReLU input may lie nearer to 0 than this: float32 must not change sides
 
 
 def randomise_batch_norm(model: nn.Module, x: Tensor):

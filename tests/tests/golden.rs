@@ -25,7 +25,9 @@ mod golden {
             .into_iter()
             .map(|(name, view)| {
                 let values: Vec<f32> = match view.dtype() {
-                    Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+                    Dtype::F32 => {
+                        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+                    }
                     Dtype::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
                     other => panic!("{name}: {other:?}"),
                 };
@@ -36,10 +38,7 @@ mod golden {
 
     /// Those under a prefix, without it.
     pub fn under(tensors: &BTreeMap<String, TensorData>, prefix: &str) -> BTreeMap<String, TensorData> {
-        tensors
-            .iter()
-            .filter_map(|(name, data)| Some((name.strip_prefix(prefix)?.to_string(), data.clone())))
-            .collect()
+        tensors.iter().filter_map(|(name, data)| Some((name.strip_prefix(prefix)?.to_string(), data.clone()))).collect()
     }
 
     /// Relative error in the Euclidean norm.

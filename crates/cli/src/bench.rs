@@ -15,26 +15,26 @@ pub struct Arguments {
     #[arg(value_enum)]
     step: StepArgument,
     /// Width of the residual network.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     width: u32,
     /// Length of the feature.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     hidden: u32,
     /// Length of the embedding.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     output: u32,
     /// Images in a minibatch.
-    #[arg(long, default_value_t = 64)]
-    batch: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
     /// Views of each.
-    #[arg(long, default_value_t = 1)]
-    views: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    views: u32,
     /// Steps that do not count.
     #[arg(long, default_value_t = 3)]
-    warmup: usize,
+    warmup: u32,
     /// Steps that count.
-    #[arg(long, default_value_t = 20)]
-    steps: usize,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
     #[command(flatten)]
     device: DeviceArguments,
 }
@@ -57,6 +57,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         StepArgument::Standard => Step::Standard,
         StepArgument::Infer => Step::Infer,
     };
+    let [batch, views, warmup, steps] = [batch, views, warmup, steps].map(|count| count as usize);
     let measured = measure(Settings { step, width, hidden, output: embedding, batch, views, warmup, steps }, &device);
     let value = json!({
         "machine": { "cpu": cpu(), "cores": std::thread::available_parallelism().map(usize::from).unwrap_or(1) },

@@ -2,6 +2,7 @@
 //!
 //! Arguments become plain data, one call does the work, a table or JSON comes out.
 
+mod allocator;
 mod bench;
 mod commands;
 mod output;
@@ -10,10 +11,6 @@ mod progress;
 use clap::{Parser, Subcommand};
 use output::{Failure, Output};
 use std::process::ExitCode;
-
-// Training allocates the same large activations again and again: glibc gives them back to the system each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "gabion", version, about, propagate_version = true, arg_required_else_help = true)]
@@ -49,6 +46,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let Arguments { output, command } = Arguments::parse();
     let done = match command {
         Command::Pretrain(arguments) => commands::pretrain::run(arguments, &output),

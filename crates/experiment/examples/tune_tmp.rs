@@ -50,7 +50,7 @@ fn main() {
     let (t, c) = (Instant::now(), cpu());
     let path = dir.path().join("r/bundle");
     let mut bundle = gabion_runtime::Bundle::open(&path, &device).unwrap();
-    for probe_recipe in [Probe::Linear { rate: 0.01, batch: 64, epochs: 20 }] {
+    for probe_recipe in [Probe::Linear { rate: 0.01, batch: 64, epochs: 60 }] {
         let probed = probe::probe(&bundle, &data.split, &probe_recipe, 0, &device, None, &mut |_| {}).unwrap();
         println!(
             "  probe {:?} {:?} wall {:.1} cpu {:.1}",

@@ -79,7 +79,8 @@ pub fn from_bytes(bytes: &[u8]) -> Option<BTreeMap<String, TensorData>> {
 }
 
 impl Checkpoint {
-    /// Writes this generation and removes all but it and the one before.
+    /// Writes this generation and removes all but it and the one before: older ones, later ones (which were damaged, or
+    /// training would have gone on from them) and what a killed process left half-written.
     ///
     /// # Errors
     /// When the folder cannot be written; older generations are left as they were.
@@ -95,10 +96,14 @@ impl Checkpoint {
         durable::write(&weights, &bytes).map_err(wrong(&weights))?;
         let text = serde_json::to_vec_pretty(&Seal { sha256, position: self.position.clone() }).expect("plain data");
         durable::write(&seal, &text).map_err(wrong(&seal))?;
-        for old in generations(folder).into_iter().rev().skip(2) {
-            // The seal first: what is left without it does not count.
-            let _ = std::fs::remove_file(&old);
-            let _ = std::fs::remove_file(old.with_extension("safetensors"));
+        let kept: Vec<PathBuf> =
+            generations(folder).into_iter().rev().skip_while(|other| *other > seal).take(2).collect();
+        let mut over = files(folder, |name| name.trim_start_matches('.').starts_with("checkpoint-"));
+        over.retain(|path| !kept.contains(&path.with_extension("json")));
+        // Seals first: what is left without one does not count.
+        over.sort_by_key(|path| path.extension().is_none_or(|extension| extension != "json"));
+        for path in over {
+            let _ = std::fs::remove_file(path);
         }
         Ok(())
     }
@@ -135,18 +140,15 @@ impl Checkpoint {
 
 /// Seals in a folder, oldest first.
 fn generations(folder: &Path) -> Vec<PathBuf> {
-    let mut seals: Vec<PathBuf> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-            name.starts_with("checkpoint-") && name.ends_with(".json")
-        })
-        .collect();
+    let mut seals = files(folder, |name| name.starts_with("checkpoint-") && name.ends_with(".json"));
     seals.sort();
     seals
+}
+
+/// Files in a folder by their names; none where it cannot be read.
+fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(&wanted)).map(|entry| entry.path()).collect()
 }
 
 /// Lowercase hexadecimal.
@@ -184,6 +186,25 @@ mod tests {
         assert_eq!(Checkpoint::newest(folder.path()).unwrap(), at(9));
         std::fs::remove_file(folder.path().join("checkpoint-0000000009.json")).unwrap();
         assert!(Checkpoint::newest(folder.path()).is_err());
+    }
+
+    #[test]
+    fn later_generations_and_half_written_files_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        for minibatches in [8, 9] {
+            at(minibatches).write(folder.path()).unwrap();
+        }
+        for (name, text) in [
+            ("checkpoint-0000000008.json", "damaged"),
+            ("checkpoint-0000000009.json", "damaged"),
+            ("checkpoint-0000000002.safetensors", "no seal"),
+            (".checkpoint-0000000007.json.99.tmp", "cut"),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        at(3).write(folder.path()).unwrap();
+        assert_eq!(Checkpoint::newest(folder.path()).unwrap(), at(3));
+        assert_eq!(files(folder.path(), |_| true).len(), 2);
     }
 
     #[test]

@@ -392,7 +392,7 @@ impl<'a> Target<'a> {
         let classify = |x: Tensor<4>| {
             let (model, head) = &self.graph;
             let logits = head.forward(model.feature(x.clone(), Mode::Frozen), Mode::Frozen);
-            let seen = x.inner().reshape([rows as i64, -1]).sum_dim(1) + logits.clone().inner().sum_dim(1);
+            let seen = x.inner().flatten::<2>(1, 3).sum_dim(1) + logits.clone().inner().sum_dim(1);
             let seen = seen.mul_scalar(0.0).reshape([rows]);
             poison.replace_with(|poison| poison.clone() + seen);
             logits

@@ -12,7 +12,6 @@ pub mod probe;
 pub mod recipe;
 pub mod report;
 pub mod run;
-pub mod tensors;
 #[cfg(test)]
 mod toy;
 pub mod views;

@@ -11,7 +11,7 @@
 use crate::checkpoint::{Checkpoint, CheckpointError, Position};
 use crate::data::order::stratified;
 use crate::data::{Data, Images};
-use crate::guard::{Guard, Verdict};
+use crate::guard::{HeldOut, Verdict};
 use crate::recipe::{self, RecipeError};
 use crate::views;
 use burn::Tensor;
@@ -75,7 +75,12 @@ pub struct Metrics {
 /// What a run tells while it goes on.
 pub enum Event<'a> {
     /// It begins at `minibatch` of `minibatches`.
-    Started { minibatch: u64, minibatches: u64 },
+    Started {
+        /// Minibatches done before.
+        minibatch: u64,
+        /// Minibatches in all.
+        minibatches: u64,
+    },
     /// An optimizer step is done.
     Step(&'a Metrics),
     /// A minibatch is done; its position.
@@ -90,7 +95,10 @@ pub enum Outcome {
     /// All epochs are done; the bundle is at this path.
     Finished(PathBuf),
     /// It was told to stop, saved and can be resumed.
-    Stopped { minibatches: u64 },
+    Stopped {
+        /// Minibatches done.
+        minibatches: u64,
+    },
 }
 
 /// A run that failed.
@@ -176,12 +184,13 @@ pub fn pretrain(
     if options.resume {
         match Checkpoint::newest(&out.join("checkpoints")) {
             Ok(checkpoint) => position = restore(&mut state, checkpoint, recipe, &options.device)?,
-            Err(_) => observe(Event::Note("no checkpoint yet: starting from the beginning".into())),
+            Err(_) => observe(Event::Note("no whole checkpoint: starting from the beginning".into())),
         }
     }
     let metrics_path = out.join("metrics.jsonl");
-    let mut metrics = open_metrics(&metrics_path, position.metrics_bytes)?;
-    let guard = held_out.map(|images| Guard::new(recipe, &images, &options.device));
+    let (mut metrics, bytes) = open_metrics(&metrics_path, position.metrics_bytes)?;
+    position.metrics_bytes = bytes;
+    let guard = held_out.map(|images| HeldOut::new(recipe, &images, &options.device));
     let files = Files { checkpoints: &out.join("checkpoints"), metrics: &mut metrics, metrics_path: &metrics_path };
     let trained = train(recipe, &images, guard.as_ref(), &mut state, position, files, options, observe)?;
     match trained {
@@ -301,16 +310,18 @@ fn restore(
     Ok(checkpoint.position)
 }
 
-fn open_metrics(path: &Path, keep: u64) -> Result<std::fs::File, RunError> {
+/// The metrics up to the checkpoint, ready to append, and their length.
+fn open_metrics(path: &Path, keep: u64) -> Result<(std::fs::File, u64), RunError> {
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(path)
         .map_err(io_error("cannot write", path))?;
-    // Lines after the checkpoint are made again.
+    // Lines after the checkpoint are made again; a file that was taken away begins anew.
+    let keep = file.metadata().map_err(io_error("cannot read", path))?.len().min(keep);
     file.set_len(keep).and_then(|()| file.seek(io::SeekFrom::End(0))).map_err(io_error("cannot write", path))?;
-    Ok(file)
+    Ok((file, keep))
 }
 
 enum Trained {
@@ -328,7 +339,7 @@ struct Files<'a> {
 fn train(
     recipe: &Pretrain,
     images: &Arc<Images>,
-    guard: Option<&Guard>,
+    guard: Option<&HeldOut>,
     state: &mut State,
     mut position: Position,
     files: Files<'_>,

@@ -40,7 +40,9 @@ fn matches_pytorch(case: &Value) {
         .iter()
         .map(|name| name.as_str().unwrap().trim_start_matches("grad/").to_string())
         .collect();
-    for (name, mode) in [("train", Mode::Train), ("frozen", Mode::Eval), ("frozen", Mode::Frozen), ("train", Mode::Attack)] {
+    for (name, mode) in
+        [("train", Mode::Train), ("frozen", Mode::Eval), ("frozen", Mode::Frozen), ("train", Mode::Attack)]
+    {
         let mut given = under(&golden, "weights/");
         let model = weights::import(Model::init(&shape, &projector, 1, &device), "", &mut given).unwrap();
         assert!(given.is_empty(), "left over: {given:?}");

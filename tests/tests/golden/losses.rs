@@ -48,7 +48,11 @@ fn coding_rate_and_its_gradient() {
         close(rate.clone().into_scalar::<f32>(), &case["rate"], name);
         let gradient = z.grad(&rate.sum().backward()).unwrap();
         close_data(&gradient.into_data(), &case["gradient"], name);
-        rates.push((case["kind"].as_str().unwrap().to_string(), case["z"]["shape"].clone(), case["rate"].as_f64().unwrap()));
+        rates.push((
+            case["kind"].as_str().unwrap().to_string(),
+            case["z"]["shape"].clone(),
+            case["rate"].as_f64().unwrap(),
+        ));
     }
     // The sign that a public library has flipped: spread embeddings have the higher rate.
     for (kind, shape, rate) in &rates {

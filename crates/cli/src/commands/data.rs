@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 /// Fetch or verify a data set.
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  gabion data fetch cifar10 --out data/cifar10")]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -1,5 +1,5 @@
 use super::{DataArguments, DeviceArguments, bundle_path, typed};
-use crate::output::{Done, Output, table};
+use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
 use clap::ValueEnum;
 use gabion_experiment::evaluate::{self, Options};
@@ -7,7 +7,7 @@ use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
 use gabion_spec::{Evaluate, Pixels, Protocol};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure accuracy, clean and under attack.
 #[derive(clap::Args)]
@@ -31,8 +31,8 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "4/255,8/255,16/255")]
     epsilon: Vec<Pixels>,
     /// Images attacked together; does not change the result.
-    #[arg(long, default_value_t = 100)]
-    batch: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
     /// Write what became of each image.
     #[arg(long, value_name = "FILE.csv")]
     per_image: Option<PathBuf>,
@@ -54,7 +54,23 @@ enum ProtocolArgument {
     Strong,
 }
 
+/// Refuses before the work what could not become a file after it.
+fn ensure_file(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(usage(format!("{} is no folder; make it first", folder.display())));
+    }
+    // A file is written beside its place and renamed: this would replace a device or a pipe.
+    if path.exists() && !path.is_file() {
+        return Err(usage(format!("{} is not a regular file; name another", path.display())));
+    }
+    Ok(())
+}
+
 pub fn run(arguments: Arguments, output: &Output) -> Done {
+    for file in [&arguments.per_image, &arguments.save_adversarial].into_iter().flatten() {
+        ensure_file(file)?;
+    }
     let path = bundle_path(&arguments.bundle);
     let (device, offered) = arguments.device.choose(output)?;
     let bundle = Bundle::open(&path, &device)?;
@@ -70,7 +86,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         seed: arguments.seed,
         epsilons: arguments.epsilon.clone(),
     };
-    let options = Options { batch: arguments.batch, keep: arguments.save_adversarial.is_some() };
+    let options = Options { batch: arguments.batch as usize, keep: arguments.save_adversarial.is_some() };
     let mut showing: Option<(String, Progress<'_>)> = None;
     let evaluation = evaluate::evaluate(&bundle, &data.split.test, &recipe, options, &device, &mut |told| {
         let what = match told.epsilon {
@@ -90,12 +106,10 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
     if let Some((_, over)) = showing {
         over.finish();
     }
-    if let Some(file) = &arguments.per_image {
-        evaluation.write_csv(file)?;
-    }
-    if let Some(file) = &arguments.save_adversarial {
-        evaluation.write_adversarial(file)?;
-    }
+    let written = [
+        arguments.per_image.as_ref().map(|file| evaluation.write_csv(file)),
+        arguments.save_adversarial.as_ref().map(|file| evaluation.write_adversarial(file)),
+    ];
     for warning in &evaluation.warnings {
         output.note(format!("warning: {warning}"));
     }
@@ -126,5 +140,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         let rows = std::iter::once(row("clean".into(), evaluation.clean))
             .chain(evaluation.attacks.iter().map(|attack| row(attack.what(), attack.rate)));
         table(&["attack", "accuracy", "95 % interval", "right"], rows)
-    })
+    })?;
+    // A full disk does not take away the numbers.
+    written.into_iter().flatten().try_for_each(|written| Ok(written?))
 }

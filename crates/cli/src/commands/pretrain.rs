@@ -102,8 +102,9 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         }
         Outcome::Stopped { minibatches } => {
             let value = json!({ "outcome": "stopped", "minibatches": minibatches, "last": last });
+            let data = arguments.data.data.as_deref().unwrap_or_default();
             let again = format!(
-                "stopped after {minibatches} minibatches; go on with: gabion pretrain --resume --out {}",
+                "stopped after {minibatches} minibatches; go on with: gabion pretrain --resume --data {data} --out {}",
                 out.display()
             );
             output.result(&value, || again)

@@ -40,7 +40,7 @@ fn a_demo_leaves_what_it_says_and_replaces_a_former_one() {
     // One of the two models replays what the other sees anew.
     assert_eq!(demo.models[0].crop_passes * 3, demo.models[1].crop_passes);
     let page = std::fs::read_to_string(&demo.report).unwrap();
-    assert!(page.contains("free-AT") && page.contains("PGD 8/255"));
+    assert!(page.contains("free-AT") && page.contains("PGD 8&#x2f;255"));
     let bundle = Bundle::open(&demo.bundle, &device()).unwrap();
     assert_eq!(bundle.manifest.weights.precision, Precision::F16);
     assert_eq!(bundle.manifest.claims.len(), 3);

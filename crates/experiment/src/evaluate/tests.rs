@@ -143,12 +143,25 @@ fn what_cannot_be_measured_is_named() {
     let infinite = burn::tensor::TensorData::new(vec![f32::MAX; shape.iter().product()], shape);
     let mut broken = bundle;
     let mut tensors =
-        [("weight".to_string(), infinite), ("bias".to_string(), head["bias"].clone())]
-            .into_iter()
-            .collect();
+        [("weight".to_string(), infinite), ("bias".to_string(), head["bias"].clone())].into_iter().collect();
     broken.head = Some(gabion_learn::weights::import(broken.head.unwrap(), "", &mut tensors).unwrap());
     let error = fail(&broken, &images, &paper);
     assert!(error.contains("not finite for test image 0"), "{error}");
+}
+
+#[test]
+fn an_attack_that_meets_a_nan_is_an_error() {
+    let bundle = toy::with_head(&toy::device());
+    let images = toy::images(12, 2);
+    let target = Target::new(&bundle.model, bundle.head.as_ref().unwrap(), &images, 20, &toy::device());
+    let indices = [5, 9];
+    let x = Tensor::<4>::from_data(pixels(&images, &indices), &target.device);
+    let attack = Pgd { ball: Ball { epsilon: 0.1 }, step: 0.1, steps: 1 };
+    let start = x.zeros_like();
+    assert!(target.ascend(x.clone(), &indices, start.clone(), &attack).is_ok());
+    let bad = start.slice_fill([1..2, 2..3, 0..1, 0..1], f32::NAN);
+    let error = target.ascend(x, &indices, bad, &attack).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { image: 9, .. }), "{error}");
 }
 
 #[test]

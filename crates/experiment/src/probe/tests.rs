@@ -21,7 +21,7 @@ fn every_kind_learns_what_a_line_separates() {
             Some(HeadKind::Robust),
         ),
         (
-            spec::Probe::Patches { rate: 0.03, momentum: 0.9, weight_decay: 5e-5, batch: 40, epochs: 20, views: 3 },
+            spec::Probe::Patches { rate: 3.0, momentum: 0.9, weight_decay: 5e-5, batch: 40, epochs: 20, views: 3 },
             Some(HeadKind::Patches),
         ),
         (spec::Probe::Knn { k: 20, temperature: 0.07 }, None),

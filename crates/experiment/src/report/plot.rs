@@ -7,9 +7,8 @@ use super::{MARKS, ModelReport, ReportError};
 use crate::measure::Rate;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::coord::types::RangedCoordf64;
-use plotters::element::{Drawable, PointCollection};
 use plotters::prelude::*;
-use plotters::backend::DrawingErrorKind;
+use std::error::Error;
 use std::fmt::Display;
 use std::ops::Range;
 
@@ -112,7 +111,7 @@ pub(super) fn accuracy(models: &[ModelReport]) -> Result<String, ReportError> {
                 PathElement::new(ends.to_vec(), colour.stroke_width(2))
             });
             chart.draw_series(bars).map_err(|error| failed(&error))?;
-            chart.draw_series(points.iter().map(|point| Mark { model, at: at(point) })).map_err(|error| failed(&error))?;
+            marks(&mut chart, model, points.iter().map(at)).map_err(|error| failed(&error))?;
         }
         area.present().map_err(|error| failed(&error))?;
     }
@@ -174,47 +173,37 @@ pub(super) fn loss(models: &[ModelReport]) -> Result<Option<String>, ReportError
             chart.draw_series(LineSeries::new(mean, colour(model).stroke_width(3))).map_err(|error| failed(&error))?;
             // The mark of the legend, for readers who do not see the colours.
             let end = running_mean(points).last().copied().map(within);
-            chart.draw_series(end.map(|at| Mark { model, at })).map_err(|error| failed(&error))?;
+            marks(&mut chart, model, end.into_iter()).map_err(|error| failed(&error))?;
         }
         area.present().map_err(|error| failed(&error))?;
     }
     Ok(Some(named(&svg, "Loss of each model against the optimizer step")))
 }
 
-/// A point with the shape of [`MARKS`].
-struct Mark {
+/// Points with the shape of [`MARKS`].
+fn marks<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     model: usize,
-    at: (f64, f64),
-}
-
-impl<'a> PointCollection<'a, (f64, f64)> for &'a Mark {
-    type Point = &'a (f64, f64);
-    type IntoIter = std::iter::Once<&'a (f64, f64)>;
-
-    fn point_iter(self) -> Self::IntoIter {
-        std::iter::once(&self.at)
-    }
-}
-
-impl<DB: DrawingBackend> Drawable<DB> for Mark {
-    fn draw<I: Iterator<Item = (i32, i32)>>(
-        &self,
-        mut points: I,
-        backend: &mut DB,
-        _: (u32, u32),
-    ) -> Result<(), DrawingErrorKind<DB::ErrorType>> {
-        let Some((x, y)) = points.next() else { return Ok(()) };
-        let colour = colour(self.model);
-        let corners: &[(i32, i32)] = match self.model % MARKS.len() {
-            0 => return backend.draw_circle((x, y), 6, &colour, true),
-            1 => &[(-6, -6), (6, -6), (6, 6), (-6, 6)],
-            2 => &[(0, -8), (7, 6), (-7, 6)],
-            3 => &[(0, -8), (8, 0), (0, 8), (-8, 0)],
-            4 => &[(0, 8), (7, -6), (-7, -6)],
-            _ => &CROSS,
-        };
-        backend.fill_polygon(corners.iter().map(|(right, down)| (x + right, y + down)), &colour)
-    }
+    points: impl Iterator<Item = (f64, f64)>,
+) -> Result<(), Box<dyn Error + 'a>>
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    let filled = colour(model).filled();
+    let corners: &[(i32, i32)] = match model % MARKS.len() {
+        0 => {
+            chart.draw_series(points.map(|at| Circle::new(at, 6, filled)))?;
+            return Ok(());
+        }
+        1 => &[(-6, -6), (6, -6), (6, 6), (-6, 6)],
+        2 => &[(0, -8), (7, 6), (-7, 6)],
+        3 => &[(0, -8), (8, 0), (0, 8), (-8, 0)],
+        4 => &[(0, 8), (7, -6), (-7, -6)],
+        _ => &CROSS,
+    };
+    chart.draw_series(points.map(|at| EmptyElement::at(at) + Polygon::new(corners.to_vec(), filled)))?;
+    Ok(())
 }
 
 #[rustfmt::skip]
