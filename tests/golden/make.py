@@ -77,7 +77,7 @@ ENCODERS = {
 }
 
 VANISHING = 1e-12
-ENCODER_DRIFT = 5e-5  # half of what the Rust side is held to: another order of sums has its own luck
+ENCODER_DRIFT = 4e-5  # less than half of what the Rust side is held to
 KINK_MARGIN = 3e-6  # no ReLU input may lie nearer to 0 than this: float32 must not change sides
 
 
@@ -142,7 +142,7 @@ def encoder_modes(case: EncoderCase, weights: dict, inputs: tuple[Tensor, ...], 
 
 
 def encoder_golden(name: str, case: EncoderCase) -> dict:
-    for seed in range(300):  # the first whose values float32 reproduces
+    for seed in range(1000):  # the first whose values float32 reproduces
         torch.manual_seed(seed)
         model = ref.Model(case.depth, case.width, case.stem, case.hidden, case.output).double()
         shape = (case.batch, 3, case.side, case.side)
@@ -154,12 +154,16 @@ def encoder_golden(name: str, case: EncoderCase) -> dict:
         if margin < KINK_MARGIN:
             continue
         exact = encoder_modes(case, weights, inputs, torch.float64)
-        rough = encoder_modes(case, weights, inputs, torch.float32)
-        drift = {
-            mode: max(relative_distance(rough[mode][key].double(), value) for key, value in values.items())
-            for mode, values in exact.items()
-        }
-        if max(drift.values()) < ENCODER_DRIFT:
+        drift = dict.fromkeys(exact, 0.0)
+        # Other f32 implementations round elsewhere: stood in for by weights a unit in the last place away.
+        for start in [weights] + [with_rounding_noise(weights, run) for run in range(3)]:
+            rough = encoder_modes(case, start, inputs, torch.float32)
+            for mode, values in exact.items():
+                apart = (relative_distance(rough[mode][key].double(), value) for key, value in values.items())
+                drift[mode] = max(drift[mode], *apart)
+            if max(drift.values()) >= ENCODER_DRIFT:
+                break
+        else:
             break
     else:
         raise RuntimeError(f"{name}: no seed keeps its distance from the kinks and float32 within {ENCODER_DRIFT}")
@@ -182,9 +186,8 @@ def encoder_golden(name: str, case: EncoderCase) -> dict:
 
 
 def relative_distance(rough: Tensor, exact: Tensor) -> float:
-    """|rough - exact|_inf / |exact|_inf, or 0 where exact vanishes."""
-    scale = exact.abs().max().item()
-    return (rough - exact).abs().max().item() / scale if scale > VANISHING else 0.0
+    """|rough - exact| / |exact| in the Euclidean norm, as the tests measure it, or 0 where exact vanishes."""
+    return ((rough - exact).norm() / exact.norm()).item() if exact.abs().max() > VANISHING else 0.0
 
 
 def make_encoders():

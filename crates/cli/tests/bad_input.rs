@@ -21,9 +21,9 @@ fn a_recipe_that_makes_no_sense_is_named() {
     let simclr = "--preset synth-tiny --set loss.kind=sim-clr loss.temperature=0.5";
     for (arguments, code, parts) in [
         ("--preset synth-tyni", USAGE, &["`synth-tyni`", "did you mean `synth-tiny`?"][..]),
-        ("--preset synth-tiny --set epoch=3", USAGE, &["no key `epoch`", "did you mean `epochs`?"]),
+        ("--preset synth-tiny --set epoch=3", USAGE, &["does not know `epoch`", "did you mean `epochs`?"]),
         ("--preset synth-tiny --set threat.replay=3", USAGE, &["`replay`", "did you mean `replays`?"]),
-        ("--preset synth-tiny --set encoder.depth=resnet35", USAGE, &["`resnet35`", "did you mean `resnet34`?"]),
+        ("--preset synth-tiny --set encoder.depth=resnet32", USAGE, &["`resnet32`", "did you mean `resnet34`?"]),
         ("--preset synth-tiny --set epochs", USAGE, &["`epochs` is not a setting", "key=value"]),
         ("--preset synth-tiny --set epochs=many", USAGE, &["preset synth-tiny", "many"]),
         (simclr, USAGE, &["`views`", "exactly 2 views, not 4"]),

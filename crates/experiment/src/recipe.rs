@@ -43,7 +43,7 @@ pub enum RecipeError {
     Toml { origin: String, message: String },
     #[error("`{text}` is not a setting; write key=value, such as threat.replays=3")]
     Setting { text: String },
-    #[error("{origin} has no key `{key}`; did you mean `{nearest}`?")]
+    #[error("{origin} does not know `{key}`; did you mean `{nearest}`?")]
     Key { origin: String, key: String, nearest: String },
     #[error("{origin}: {message}")]
     Value { origin: String, message: String },

@@ -10,8 +10,11 @@ use std::ops::Range;
 
 /// Values per chunk: 16 KiB, half of a small first-level cache.
 const CHUNK_VALUES: usize = 4096;
+/// Most rows of a chunk. They are summed one after another in f32 and chunks in f64, so this bounds the rounding of a
+/// gradient whose terms cancel.
+const CHUNK_ROWS: usize = 64;
 /// Chunks per task: enough work to be worth a thread's while.
-const TASK_CHUNKS: usize = 8;
+const TASK_CHUNKS: usize = 32;
 
 /// Cuts rows into chunks; the cut depends on the shape alone, so sums do not depend on threads.
 pub(super) struct ForEachChunk {
@@ -23,7 +26,7 @@ pub(super) struct ForEachChunk {
 
 impl ForEachChunk {
     pub fn new(channels: usize, values: usize) -> Self {
-        Self { channels, values, chunk: (CHUNK_VALUES / channels).max(8) * channels }
+        Self { channels, values, chunk: (CHUNK_VALUES / channels).clamp(8, CHUNK_ROWS) * channels }
     }
 
     /// Rows of each chunk.
