@@ -14,7 +14,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// [`write`] of what `content` writes.
+/// [`write()`] of what `content` writes.
 ///
 /// # Errors
 /// Whatever the system refuses or `content` returns; `path` is as it was and no temporary file is left.
