@@ -100,9 +100,7 @@ fn an_attack_never_lowers_its_own_loss_and_no_budget_changes_nothing() {
     let classify = |x: Tensor<4>| head.forward(model.feature(x, Mode::Frozen), Mode::Frozen);
     let x = images(4, 6);
     let labels = Tensor::<1, Int>::from_data([0, 1, 2, 3, 4, 0], &burn::tensor::Device::flex());
-    let losses = |x: Tensor<4>| {
-        values(cross_entropy(classify(Tensor::from_inner(x)).inner(), labels.clone()))
-    };
+    let losses = |x: Tensor<4>| values(cross_entropy(classify(Tensor::from_inner(x)).inner(), labels.clone()));
     let places: Vec<usize> = (0..6).collect();
     for epsilon in [0.0, 8.0 / 255.0] {
         let ball = Ball { epsilon };

@@ -193,7 +193,7 @@ impl Default for Plan {
         Self {
             synth: Synth::default(),
             settings: Vec::new(),
-            probe: spec::Probe::Linear { rate: 0.01, batch: 64, epochs: 20 },
+            probe: spec::Probe::Linear { rate: 0.001, batch: 64, epochs: 20 },
             images: 300,
             epsilons: [1.0, 2.0, 4.0, 8.0].map(Pixels::of_255).to_vec(),
             examples: 4,

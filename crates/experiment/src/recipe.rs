@@ -172,6 +172,13 @@ mod tests {
             assert_eq!(matches!(recipe.loss, Loss::SimClr { .. }), name.contains("simclr"), "{name}");
             assert_eq!(matches!(recipe.threat, Threat::Standard), name.ends_with("standard"), "{name}");
             assert_eq!(matches!(recipe.threat, Threat::Pgd { .. }), name.ends_with("pgd"), "{name}");
+            // What a recipe leaves out does not happen: SimCLR has neither blur nor solarization.
+            assert_eq!(recipe.augment.blur.is_none(), name.contains("simclr"), "{name}");
+            assert_eq!(
+                recipe.augment.solarize.is_none(),
+                name.contains("simclr") || name.starts_with("synth"),
+                "{name}"
+            );
             let again = parse("again", &toml::to_string(&recipe).unwrap(), &[]).unwrap();
             assert_eq!(again, recipe, "{name}");
         }
@@ -183,6 +190,7 @@ mod tests {
         assert_eq!(recipe.epochs, 3);
         assert!(matches!(recipe.threat, Threat::Free { epsilon, .. } if epsilon.to_string() == "4/255"));
         assert!(matches!(set(&["threat.kind=standard"]).unwrap().threat, Threat::Standard));
+        assert_eq!(set(&["augment.solarize=none"]).unwrap().augment.solarize, None);
         let message = |settings: &[&str]| set(settings).unwrap_err().to_string();
         assert!(message(&["epoch=3"]).contains("did you mean `epochs`"), "{}", message(&["epoch=3"]));
         assert!(message(&["threat.replay=3"]).contains("`replays`"), "{}", message(&["threat.replay=3"]));

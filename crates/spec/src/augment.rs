@@ -5,22 +5,30 @@ use serde::{Deserialize, Serialize};
 
 /// A distribution over views, applied in this order: crop and resize, flip, colour jitter, grayscale, blur,
 /// solarize (METHOD section 2; torchvision's transforms of the same names).
+///
+/// An operation whose key is left out of a recipe does not happen; a recipe without any `augment` has
+/// [`Augment::default`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Augment {
     /// Height and width of a view in pixels.
     pub size: [u32; 2],
     /// Which part of the image a view shows.
     pub crop: Crop,
     /// Probability of a horizontal flip.
+    #[serde(default)]
     pub flip: f64,
     /// Colour jitter, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Jitter>,
     /// Probability of the ITU-R 601 gray image in all three channels.
+    #[serde(default)]
     pub grayscale: f64,
     /// Gaussian blur, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blur: Option<Blur>,
     /// Solarization, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub solarize: Option<Solarize>,
 }
 
