@@ -32,7 +32,7 @@ fn a_recipe_that_makes_no_sense_is_named() {
         ("--preset synth-tiny --set threat.epsilon=-1/255", USAGE, &["`-1/255` is not a pixel budget", "8/255"]),
         ("--preset synth-tiny --set threat.epsilon=256/255", USAGE, &["`256/255` is not a pixel budget"]),
         ("--preset synth-tiny --set threat.epsilon=1/0", USAGE, &["`1/0` is not a pixel budget"]),
-        ("--preset synth-tiny --set images=32", USAGE, &["32 images do not fill one batch of 64"]),
+        ("--preset synth-tiny --set images=32 batch=64", USAGE, &["32 images do not fill one batch of 64"]),
         ("--preset synth-tiny --set images=none batch=6000", FAILED, &["batch of 6000", "5000", "set batch=5000"]),
         ("--preset synth-tiny --set images=6000", FAILED, &["wants 6000 images", "set images=5000"]),
         ("--recipe broken.toml", USAGE, &["broken.toml is not TOML", "line 1"]),

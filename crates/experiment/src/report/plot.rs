@@ -211,16 +211,14 @@ const CROSS: [(i32, i32); 12] = [
     (-3, -8), (3, -8), (3, -3), (8, -3), (8, 3), (3, 3), (3, 8), (-3, 8), (-3, 3), (-8, 3), (-8, -3), (-3, -3),
 ];
 
-/// Means over a 25th of the points, those before and behind each.
+/// Means over windows of a 25th of the points, each at its middle.
 fn running_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let reach = points.len() / 50;
-    let mean = |at: usize| {
-        // As far on both sides, or the ends would lean.
-        let reach = reach.min(at).min(points.len() - 1 - at);
-        let window = &points[at - reach..=at + reach];
-        (points[at].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
-    };
-    (0..points.len()).map(mean).collect()
+    // Whole windows only: the replays of a minibatch differ so much that a shorter one would jump at the ends.
+    points
+        .windows(2 * reach + 1)
+        .map(|window| (window[reach].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64))
+        .collect()
 }
 
 /// At most some 600 of the points, the last among them.
