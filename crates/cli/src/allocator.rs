@@ -1,7 +1,7 @@
 //! The allocator, told to keep what it has.
 //!
 //! Training frees and allocates the same hundreds of megabytes in every step. An allocator that gives them back has the
-//! system clear the pages anew each time, which took a quarter of a training step.
+//! system clear the pages anew each time.
 #![allow(unsafe_code)] // mimalloc's options have no safe binding
 
 use libmimalloc_sys::{mi_option_set, mi_option_t, mi_option_use_numa_nodes, mi_option_verbose};
