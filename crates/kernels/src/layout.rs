@@ -1,9 +1,11 @@
-//! Between channels-first and channels-last.
+//! Between channels-first and channels-last, and sums in whichever.
 
 use rayon::prelude::*;
 
 /// Side of the square that is transposed at a time: its 16 rows on both sides stay in the first-level cache.
 const BLOCK: usize = 16;
+/// Values added by a task.
+const ADDED: usize = 32 * 1024;
 
 /// Channels-first to channels-last.
 ///
@@ -27,6 +29,19 @@ pub fn nchw_to_nhwc(channels: usize, pixels: usize, from: &[f32], to: &mut [f32]
 /// When the slices differ in length or are not whole images.
 pub fn nhwc_to_nchw(channels: usize, pixels: usize, from: &[f32], to: &mut [f32]) {
     transpose(pixels, channels, from, to);
+}
+
+/// `to += from`, value by value.
+///
+/// # Panics
+/// When the slices differ in length.
+pub fn add_assign(to: &mut [f32], from: &[f32]) {
+    assert_eq!(to.len(), from.len(), "values: to (left), from (right)");
+    to.par_chunks_mut(ADDED).zip(from.par_chunks(ADDED)).for_each(|(to, from)| {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to += from;
+        }
+    });
 }
 
 /// `[batch, rows, columns]` to `[batch, columns, rows]`.
@@ -78,6 +93,14 @@ fn square(rows: usize, columns: usize, from: &[f32], to: &mut [f32]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn adds_across_tasks() {
+        let mut to: Vec<f32> = (0..2 * ADDED as u32 + 7).map(|v| v as f32).collect();
+        let from = to.clone();
+        add_assign(&mut to, &from);
+        assert!(to.iter().zip(&from).all(|(to, from)| *to == 2.0 * from));
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]

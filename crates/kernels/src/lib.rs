@@ -17,6 +17,7 @@
 // Register tiles are loops with constant bounds over arrays; an index says so, and iterators unroll less surely.
 #![allow(clippy::needless_range_loop)]
 
+pub mod alloc;
 mod batch_norm;
 mod conv;
 mod layout;
@@ -30,6 +31,6 @@ pub use batch_norm::{
     batch_norm_train_backward,
 };
 pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
-pub use layout::{nchw_to_nhwc, nhwc_to_nchw};
+pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
 pub use level::Level;
 pub use pool::{global_average_pool, global_average_pool_backward};

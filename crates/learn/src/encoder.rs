@@ -63,9 +63,10 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
+        let [x, shortcut] = ops::fork(x);
         let shortcut = match &self.downsample {
-            Some(Downsample { conv, norm }) => norm.forward(conv.forward(x.clone(), mode), None, false, mode),
-            None => x.clone(),
+            Some(Downsample { conv, norm }) => norm.forward(conv.forward(shortcut, mode), None, false, mode),
+            None => shortcut,
         };
         let x = self.bn1.forward(self.conv1.forward(x, mode), None, true, mode);
         let x = self.conv2.forward(x, mode);

@@ -72,6 +72,15 @@ fn finish(y: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
     if relu { rectify(y) } else { y }
 }
 
+/// A tensor for two uses, both of which reach the loss.
+pub(crate) fn fork(x: Tensor<4>) -> [Tensor<4>; 2] {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::fork(x);
+    }
+    [x.clone(), x]
+}
+
 /// Mean over height and width.
 ///
 /// # Shapes

@@ -14,8 +14,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, DispatchDevice, Flex};
 use burn::tensor::{DType, TensorData};
-use gabion_kernels::{self as kernels, BatchNorm, BatchNormGrads, Conv2d, Statistics};
+use gabion_kernels::{self as kernels, BatchNorm, Conv2d, Statistics};
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 type Tracked = <Autodiff<Flex> as burn::backend::BackendTypes>::FloatTensorPrimitive;
 
@@ -37,22 +39,26 @@ fn dims(x: &FlexTensor) -> [usize; 4] {
     std::array::from_fn(|axis| x.layout().shape()[axis])
 }
 
+/// Where the values lie in the storage, if they lie in channels-last order.
+fn lies_channels_last(x: &FlexTensor) -> Option<Range<usize>> {
+    let [batch, channels, height, width] = dims(x);
+    let layout = x.layout();
+    let strides = [height * width * channels, 1, width * channels, channels].map(usize::cast_signed);
+    let lies = layout.shape().iter().zip(layout.strides()).zip(strides).all(|((&n, &s), t)| n == 1 || s == t);
+    let start = layout.start_offset();
+    lies.then_some(start..start + batch * channels * height * width)
+}
+
 /// The values in channels-last order; copied only when they lie otherwise.
 fn channels_last(x: &FlexTensor) -> Cow<'_, [f32]> {
-    let [batch, channels, height, width] = dims(x);
-    let pixels = height * width;
-    let layout = x.layout();
-    let strides = [pixels * channels, 1, width * channels, channels].map(usize::cast_signed);
-    let lies = layout.shape().iter().zip(layout.strides()).zip(strides).all(|((&n, &s), t)| n == 1 || s == t);
-    if lies {
-        let start = layout.start_offset();
-        return Cow::Borrowed(&x.storage::<f32>()[start..start + batch * channels * pixels]);
+    if let Some(range) = lies_channels_last(x) {
+        return Cow::Borrowed(&x.storage::<f32>()[range]);
     }
+    let [_, channels, height, width] = dims(x);
+    let pixels = height * width;
     let contiguous = x.to_contiguous();
     let from = contiguous.as_slice::<f32>().expect("made contiguous");
-    let mut to = vec![0.0; from.len()];
-    kernels::nchw_to_nhwc(channels, pixels, from, &mut to);
-    Cow::Owned(to)
+    Cow::Owned(kernels::alloc::nchw_to_nhwc(channels, pixels, from))
 }
 
 /// Channels-last values under Burn's order of axes.
@@ -96,8 +102,7 @@ impl Backward<Flex, 2> for Convolve {
             grads.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(dw, shape)));
         }
         if let (Some(node), Some(weight)) = (of_x, weight) {
-            let mut dx = vec![0.0; conv.input_len()];
-            kernels::conv2d_input_grad(&conv, &dy, &values(&weight), &mut dx);
+            let dx = kernels::alloc::conv2d_input_grad(&conv, &dy, &values(&weight));
             let shape = [conv.batch, conv.channels_in, conv.height, conv.width];
             grads.register::<Flex>(node.id, wrap(dx, shape));
         }
@@ -109,8 +114,7 @@ pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: us
     let [channels_out, _, kernel, _] = weight.dims();
     let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel, stride, padding };
     let forward = |x: &FlexTensor, weight: &FlexTensor| {
-        let mut y = vec![0.0; conv.output_len()];
-        kernels::conv2d(&conv, &channels_last(x), &values(weight), &mut y);
+        let y = kernels::alloc::conv2d(&conv, &channels_last(x), &values(weight));
         wrap(y, [batch, channels_out, conv.out_height(), conv.out_width()])
     };
     if !x.is_autodiff() && !weight.is_autodiff() {
@@ -138,8 +142,7 @@ struct NormState {
     norm: BatchNorm,
     /// Statistics that move with the batch, or given ones.
     of_batch: bool,
-    mean: Vec<f32>,
-    var: Vec<f32>,
+    statistics: Statistics,
     weight: Vec<f32>,
     /// Whether weight and bias want gradients.
     parameters: bool,
@@ -152,28 +155,25 @@ impl NormState {
     /// Gradients of input, weight, bias and, where there was one, residual.
     fn backward(&self, dy: &FlexTensor, with_residual: bool) -> [Option<FlexTensor>; 4] {
         let shape = dims(dy);
-        let channels = self.norm.channels;
         let dy = channels_last(dy);
         let x = self.x.as_ref().map_or(Cow::Borrowed(&[][..]), channels_last);
         let y = self.y.as_ref().map_or(Cow::Borrowed(&[][..]), channels_last);
-        let parameters = if self.parameters || self.of_batch { channels } else { 0 };
-        let (mut dx, mut dgamma, mut dbeta) = (vec![0.0; dy.len()], vec![0.0; parameters], vec![0.0; parameters]);
-        let mut residual = if with_residual { vec![0.0; dy.len()] } else { Vec::new() };
-        let statistics = Statistics { mean: self.mean.clone(), var: self.var.clone() };
-        let grads = BatchNormGrads {
-            dx: &mut dx,
-            dgamma: &mut dgamma,
-            dbeta: &mut dbeta,
-            d_residual: with_residual.then_some(&mut residual[..]),
-        };
-        let backward =
-            if self.of_batch { kernels::batch_norm_train_backward } else { kernels::batch_norm_frozen_backward };
-        backward(&self.norm, &x, &statistics, &self.weight, &y, &dy, grads);
+        let found = kernels::alloc::batch_norm_backward(
+            &self.norm,
+            self.of_batch,
+            &x,
+            &self.statistics,
+            &self.weight,
+            &y,
+            &dy,
+            self.parameters,
+            with_residual,
+        );
         [
-            Some(wrap(dx, shape)),
-            self.parameters.then(|| flat(dgamma)),
-            self.parameters.then(|| flat(dbeta)),
-            with_residual.then(|| wrap(residual, shape)),
+            Some(wrap(found.dx, shape)),
+            self.parameters.then(|| flat(found.dgamma)),
+            self.parameters.then(|| flat(found.dbeta)),
+            found.d_residual.map(|d_residual| wrap(d_residual, shape)),
         ]
     }
 
@@ -220,12 +220,11 @@ fn batch_norm(
     let forward = |x: &FlexTensor, weight: &[f32], bias: &[f32], residual: Option<&FlexTensor>| {
         let residual = residual.map(channels_last);
         let x = channels_last(x);
-        let mut y = vec![0.0; x.len()];
-        let statistics = match given {
-            None => kernels::batch_norm_train(&norm, &x, weight, bias, residual.as_deref(), &mut y),
+        let (y, statistics) = match given {
+            None => kernels::alloc::batch_norm_train(&norm, &x, weight, bias, residual.as_deref()),
             Some(given) => {
-                kernels::batch_norm_frozen(&norm, &x, &given, weight, bias, residual.as_deref(), &mut y);
-                given
+                let y = kernels::alloc::batch_norm_frozen(&norm, &x, &given, weight, bias, residual.as_deref());
+                (y, given)
             }
         };
         (wrap(y, shape), statistics)
@@ -246,8 +245,7 @@ fn batch_norm(
     let state = |y: &FlexTensor| NormState {
         norm,
         of_batch,
-        mean: statistics.mean.clone(),
-        var: statistics.var.clone(),
+        statistics: statistics.clone(),
         weight,
         parameters,
         x: (of_batch || parameters).then_some(x),
@@ -297,6 +295,58 @@ pub(super) fn batch_norm_frozen(
     batch_norm(x, weight, bias, Some(given), residual, relu).0
 }
 
+/// One of the two uses of a tensor. Burn adds their gradients on one thread, into another order of axes, which then
+/// has to be turned back; here the first to come waits for the second and they are added where they lie.
+#[derive(Debug)]
+struct Fork;
+
+type Waiting = Arc<Mutex<Option<FlexTensor>>>;
+
+impl Backward<Flex, 1> for Fork {
+    type State = Waiting;
+
+    fn backward(self, ops: Ops<Waiting, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node);
+        let [Some(node)] = ops.parents else { return };
+        let mut waiting = ops.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.take() {
+            None => *waiting = Some(dy),
+            Some(first) => grads.register::<Flex>(node.id, sum(first, dy)),
+        }
+    }
+}
+
+/// The sum, in channels-last order.
+fn sum(mut to: FlexTensor, from: FlexTensor) -> FlexTensor {
+    let (mut to, from) = match lies_channels_last(&to) {
+        Some(_) if to.is_unique() => (to, from),
+        _ if from.is_unique() && lies_channels_last(&from).is_some() => (from, to),
+        _ => {
+            to = wrap(channels_last(&to).into_owned(), dims(&to));
+            (to, from)
+        }
+    };
+    let range = lies_channels_last(&to).expect("chosen or made so");
+    kernels::add_assign(&mut to.storage_mut::<f32>()[range], &channels_last(&from));
+    to
+}
+
+/// The tensor twice, for two uses that both reach the loss.
+pub(super) fn fork(x: Tensor<4>) -> [Tensor<4>; 2] {
+    if !x.is_tracked() {
+        return [x.clone(), x];
+    }
+    let waiting = Waiting::default();
+    [x.clone(), x].map(|x| {
+        let (x, node) = tracked(x).into_parts();
+        let out = match Fork.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(waiting.clone(), x),
+            OpsKind::UnTracked(prep) => prep.finish(x),
+        };
+        Tensor::from_primitive::<Autodiff<Flex>>(out)
+    })
+}
+
 #[derive(Debug)]
 struct Pool;
 
@@ -304,11 +354,10 @@ impl Backward<Flex, 1> for Pool {
     type State = [usize; 4];
 
     fn backward(self, ops: Ops<[usize; 4], 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let [batch, channels, height, width] = ops.state;
+        let [_, channels, height, width] = ops.state;
         let dy = values(&grads.consume::<Flex>(&ops.node));
         let [Some(node)] = ops.parents else { return };
-        let mut dx = vec![0.0; batch * channels * height * width];
-        kernels::global_average_pool_backward(height * width, channels, &dy, &mut dx);
+        let dx = kernels::alloc::global_average_pool_backward(height * width, channels, &dy);
         grads.register::<Flex>(node.id, wrap(dx, ops.state));
     }
 }

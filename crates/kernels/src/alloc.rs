@@ -1,0 +1,134 @@
+//! The same operations into new memory, which is written once: filling it with zeros first is work for one thread.
+
+use crate::{BatchNorm, BatchNormGrads, Conv2d, Statistics};
+
+/// `length` values that `write` makes.
+///
+/// # Safety
+/// `write` overwrites every value and reads none before. Each kernel that is called below says "overwritten" of its
+/// output, and means it.
+unsafe fn overwritten<R>(length: usize, write: impl FnOnce(&mut [f32]) -> R) -> (Vec<f32>, R) {
+    let mut values = Vec::<f32>::with_capacity(length);
+    // SAFETY: the capacity is there, any bits are an f32, and by this function's contract nobody looks at them.
+    let result = write(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), length) });
+    // SAFETY: by this function's contract all of them are written.
+    unsafe { values.set_len(length) };
+    (values, result)
+}
+
+/// [`crate::conv2d`]; returns `y`.
+///
+/// # Panics
+/// As it does.
+pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32]) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(conv.output_len(), |y| crate::conv2d(conv, x, weights, y)).0 }
+}
+
+/// [`crate::conv2d_input_grad`]; returns `dx`.
+///
+/// # Panics
+/// As it does.
+pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32]) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(conv.input_len(), |dx| crate::conv2d_input_grad(conv, dy, weights, dx)).0 }
+}
+
+/// [`crate::nchw_to_nhwc`]; returns `to`.
+///
+/// # Panics
+/// As it does.
+pub fn nchw_to_nhwc(channels: usize, pixels: usize, from: &[f32]) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(from.len(), |to| crate::nchw_to_nhwc(channels, pixels, from, to)).0 }
+}
+
+/// [`crate::batch_norm_train`]; returns `y` too.
+///
+/// # Panics
+/// As it does.
+pub fn batch_norm_train(
+    norm: &BatchNorm,
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    residual: Option<&[f32]>,
+) -> (Vec<f32>, Statistics) {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(x.len(), |y| crate::batch_norm_train(norm, x, gamma, beta, residual, y)) }
+}
+
+/// [`crate::batch_norm_frozen`]; returns `y`.
+///
+/// # Panics
+/// As it does.
+pub fn batch_norm_frozen(
+    norm: &BatchNorm,
+    x: &[f32],
+    statistics: &Statistics,
+    gamma: &[f32],
+    beta: &[f32],
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(x.len(), |y| crate::batch_norm_frozen(norm, x, statistics, gamma, beta, residual, y)).0 }
+}
+
+/// The gradients of a normalisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalised {
+    /// `[rows, channels]`
+    pub dx: Vec<f32>,
+    /// `[channels]`, or empty where not wanted
+    pub dgamma: Vec<f32>,
+    /// `[channels]`, or empty where not wanted
+    pub dbeta: Vec<f32>,
+    /// `[rows, channels]`, where there was a residual
+    pub d_residual: Option<Vec<f32>>,
+}
+
+/// [`crate::batch_norm_train_backward`] where the statistics are the batch's (`of_batch`), else
+/// [`crate::batch_norm_frozen_backward`], which leaves `dgamma` and `dbeta` out without `parameters`.
+///
+/// # Panics
+/// As they do.
+#[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // the operands of one formula
+pub fn batch_norm_backward(
+    norm: &BatchNorm,
+    of_batch: bool,
+    x: &[f32],
+    statistics: &Statistics,
+    gamma: &[f32],
+    y: &[f32],
+    dy: &[f32],
+    parameters: bool,
+    with_residual: bool,
+) -> Normalised {
+    let backward = if of_batch { crate::batch_norm_train_backward } else { crate::batch_norm_frozen_backward };
+    let channels = if parameters || of_batch { norm.channels } else { 0 };
+    let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
+    let mut into = |dx: &mut [f32], d_residual: Option<&mut [f32]>| {
+        let grads = BatchNormGrads { dx, dgamma: &mut dgamma, dbeta: &mut dbeta, d_residual };
+        backward(norm, x, statistics, gamma, y, dy, grads);
+    };
+    // SAFETY: both outputs are overwritten.
+    let (dx, d_residual) = unsafe {
+        if with_residual {
+            let (d_residual, (dx, ())) =
+                overwritten(dy.len(), |d_residual| overwritten(dy.len(), |dx| into(dx, Some(d_residual))));
+            (dx, Some(d_residual))
+        } else {
+            (overwritten(dy.len(), |dx| into(dx, None)).0, None)
+        }
+    };
+    Normalised { dx, dgamma, dbeta, d_residual }
+}
+
+/// [`crate::global_average_pool_backward`]; returns `dx`.
+///
+/// # Panics
+/// As it does.
+pub fn global_average_pool_backward(pixels: usize, channels: usize, dy: &[f32]) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(dy.len() * pixels, |dx| crate::global_average_pool_backward(pixels, channels, dy, dx)).0 }
+}
