@@ -181,6 +181,47 @@ fn lost_metrics_are_not_filled_with_nothing() {
 }
 
 #[test]
+fn the_log_tells_the_whole_story() {
+    let place = Place::new();
+    let log = || String::from_utf8(place.read("run/log")).unwrap();
+    place.run(&pretrain(FREE, "run")).done();
+    let first = log();
+    let lines: Vec<&str> = first.lines().collect();
+    assert_eq!(lines.len(), 5, "{first}");
+    for (line, part) in lines.iter().zip(["starts on", "minibatch 0 of 8", "epoch 0 ends", "epoch 1 ends", "finished"])
+    {
+        let (time, text) = line.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && time.len() == 24 && text.contains(part), "{line}");
+    }
+    // It lasts over a resume, and says what was found.
+    for seal in place.files("run/checkpoints").iter().filter(|name| name.ends_with(".json")) {
+        place.write(&format!("run/checkpoints/{seal}"), "damaged");
+    }
+    place.write("run/.bundle.4711.tmp/model.safetensors", "cut short");
+    place.run(&pretrain("--resume", "run")).done();
+    let added = log().strip_prefix(first.as_str()).expect("lines are appended").to_string();
+    assert!(added.contains("goes on") && added.contains("starting from the beginning"), "{added}");
+    tidy(&place, "run");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_process_is_kept_out_of_a_run() {
+    let place = Place::new();
+    let mut child = start(&place, &pretrain(&long(), "run"));
+    until(&place, "run", 2, &mut child);
+    // Stopped, so that it cannot end before it is met.
+    let signal = |name: &str| Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    let ran = place.run(&pretrain("--resume", "run"));
+    assert!(signal("-CONT").success());
+    ran.refused(1, &["run is being worked on by another process"]);
+    assert_eq!(wait("the first", child).code(), Some(0));
+    place.run(&pretrain(&long(), "whole")).done();
+    same(&place, "whole", "run");
+}
+
+#[test]
 fn what_would_mix_two_runs_is_refused() {
     let place = Place::new();
     place.run(&pretrain(FREE, "run")).done();
@@ -205,6 +246,14 @@ fn what_would_mix_two_runs_is_refused() {
     }
     let other = pretrain("--resume", "run").replace("synth", "cifar");
     refused(&other, 1, "was started on other data (64 images of synth, not 64 images of cifar10)");
+
+    // The same number of images of the same kind, and not the same images.
+    let text = String::from_utf8(place.read("run/run.json")).unwrap();
+    let facts: Value = serde_json::from_str(&text).unwrap();
+    let hash = facts["data_sha256"].as_str().unwrap();
+    place.write("run/run.json", text.replace(hash, &"0".repeat(64)));
+    refused(&pretrain("--resume", "run"), 1, "64 images of synth with SHA-256 000000000000..., not 64 images of synth");
+    place.write("run/run.json", text);
 
     let after: Vec<_> = place.files("run").iter().map(|name| place.read(&format!("run/{name}"))).collect();
     assert!(before == after, "a refused command changed the run");

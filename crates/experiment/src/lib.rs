@@ -15,3 +15,9 @@ pub mod run;
 #[cfg(test)]
 mod toy;
 pub mod views;
+
+/// The commit that this was built from, or `unknown`.
+pub const COMMIT: &str = env!("GABION_COMMIT");
+
+/// Burn's version.
+pub const BURN: &str = "0.22.1";

@@ -5,26 +5,34 @@
 //! | `recipe.toml` | the resolved recipe |
 //! | `run.json` | versions, commit, device, data |
 //! | `metrics.jsonl` | a line an optimizer step |
+//! | `log` | a line an event, with its time |
 //! | `checkpoints/` | two generations |
 //! | `bundle/` | the result |
+
+mod folder;
+mod log;
+mod state;
+
+pub use folder::recipe_of;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Position};
 use crate::data::order::stratified;
 use crate::data::{Data, Images};
 use crate::guard::{HeldOut, Verdict};
-use crate::recipe::{self, RecipeError};
+use crate::recipe::RecipeError;
 use crate::views;
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
+use folder::Facts;
 use gabion_learn::loss::Loss;
-use gabion_learn::optim::{Average, Lars, cosine_rate, schedule_length};
+use gabion_learn::optim::{cosine_rate, schedule_length};
 use gabion_learn::train::{self, Minibatch, State};
-use gabion_learn::{Model, weights};
-use gabion_runtime::{Bundle, BundleError, durable};
-use gabion_spec::{FORMAT_VERSION, Input, Manifest, Precision, Pretrain, Weights};
+use gabion_learn::weights;
+use gabion_runtime::{Bundle, BundleError};
+use gabion_spec::{Precision, Pretrain};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +121,8 @@ pub enum RunError {
     OtherRecipe { path: PathBuf },
     #[error("{} was started on other data ({was}, not {is}); give it the same --data", path.display())]
     OtherData { path: PathBuf, was: String, is: String },
+    #[error("{} is being worked on by another process; wait for it or stop it", path.display())]
+    Busy { path: PathBuf },
     #[error("{action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("a batch of {batch} is larger than the {images} training images; set batch={images} or less")]
@@ -142,29 +152,8 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunE
     move |source| RunError::Io { action, path, source }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Facts {
-    gabion: String,
-    commit: String,
-    burn: String,
-    device: String,
-    data: String,
-    images: usize,
-    seed: u64,
-}
-
 /// Seconds between checkpoints when no number of minibatches is asked for.
 const CHECKPOINT_SECONDS: u64 = 60;
-
-/// The recipe of a run folder.
-///
-/// # Errors
-/// When the folder holds none.
-pub fn recipe_of(out: &Path) -> Result<Pretrain, RunError> {
-    let path = out.join("recipe.toml");
-    let text = std::fs::read_to_string(&path).map_err(|_| RunError::Nothing { path: out.into() })?;
-    Ok(recipe::parse(&path.display().to_string(), &text, &[])?)
-}
 
 /// Pretrains, from the start or from the newest checkpoint, and writes the bundle.
 ///
@@ -176,23 +165,49 @@ pub fn pretrain(
     options: &Options<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, RunError> {
-    let out = options.out;
     let (images, held_out) = training_images(recipe, &data.split.train)?;
-    let facts = prepare(recipe, data, images.len(), options)?;
-    let mut state = initial(recipe, &options.device);
+    let (facts, mut log) = folder::prepare(recipe, data, &images, options)?;
+    log.line(&format!(
+        "gabion {} ({}) {} on {}: {} images of {}",
+        env!("CARGO_PKG_VERSION"),
+        crate::COMMIT,
+        if options.resume { "goes on" } else { "starts" },
+        options.device_name,
+        images.len(),
+        data.kind.name()
+    ));
+    let mut told = |event: Event<'_>| {
+        log.event(&event);
+        observe(event);
+    };
+    let result = carry_out(recipe, &facts, &images, held_out, options, &mut told);
+    log.end(&result);
+    result
+}
+
+fn carry_out(
+    recipe: &Pretrain,
+    facts: &Facts,
+    images: &Arc<Images>,
+    held_out: Option<Images>,
+    options: &Options<'_>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, RunError> {
+    let out = options.out;
+    let mut state = state::initial(recipe, &options.device);
     let mut position = Position::default();
     if options.resume {
         match Checkpoint::newest(&out.join("checkpoints")) {
-            Ok(checkpoint) => position = restore(&mut state, checkpoint, recipe, &options.device)?,
+            Ok(checkpoint) => position = state::restore(&mut state, checkpoint, recipe, &options.device)?,
             Err(_) => observe(Event::Note("no whole checkpoint: starting from the beginning".into())),
         }
     }
     let metrics_path = out.join("metrics.jsonl");
-    let (mut metrics, bytes) = open_metrics(&metrics_path, position.metrics_bytes)?;
+    let (mut metrics, bytes) = folder::open_metrics(&metrics_path, position.metrics_bytes)?;
     position.metrics_bytes = bytes;
     let guard = held_out.map(|images| HeldOut::new(recipe, &images, &options.device));
     let files = Files { checkpoints: &out.join("checkpoints"), metrics: &mut metrics, metrics_path: &metrics_path };
-    let trained = train(recipe, &images, guard.as_ref(), &mut state, position, files, options, observe)?;
+    let trained = train(recipe, images, guard.as_ref(), &mut state, position, files, options, observe)?;
     match trained {
         Trained::Stopped(minibatches) => Ok(Outcome::Stopped { minibatches }),
         Trained::Finished => {
@@ -200,9 +215,8 @@ pub fn pretrain(
                 Some(average) => average.apply(state.model),
                 None => state.model,
             };
-            let manifest = manifest(recipe, &facts);
             let path = out.join("bundle");
-            Bundle::write(&path, manifest, &model, None, Precision::F32)?;
+            Bundle::write(&path, folder::manifest(recipe, facts), &model, None, Precision::F32)?;
             Ok(Outcome::Finished(path))
         }
     }
@@ -228,100 +242,6 @@ fn training_images(recipe: &Pretrain, train: &Images) -> Result<(Arc<Images>, Op
         return Err(RunError::Batch { batch: recipe.batch, images: images.len() });
     }
     Ok((Arc::new(images), held_out))
-}
-
-/// Makes the run folder, or checks that it is the one to resume.
-fn prepare(recipe: &Pretrain, data: &Data, images: usize, options: &Options<'_>) -> Result<Facts, RunError> {
-    let out = options.out;
-    let (recipe_path, facts_path) = (out.join("recipe.toml"), out.join("run.json"));
-    let facts = Facts {
-        gabion: env!("CARGO_PKG_VERSION").into(),
-        commit: env!("GABION_COMMIT").into(),
-        burn: "0.22.1".into(),
-        device: options.device_name.clone(),
-        data: data.kind.name().into(),
-        images,
-        seed: recipe.seed,
-    };
-    if options.resume {
-        let text = std::fs::read(&facts_path).map_err(|_| RunError::Nothing { path: out.into() })?;
-        if recipe_of(out)? != *recipe {
-            return Err(RunError::OtherRecipe { path: out.into() });
-        }
-        let was: Option<Facts> = serde_json::from_slice(&text).ok();
-        let describe = |facts: &Facts| format!("{} images of {}", facts.images, facts.data);
-        if let Some(was) = was
-            && describe(&was) != describe(&facts)
-        {
-            return Err(RunError::OtherData { path: out.into(), was: describe(&was), is: describe(&facts) });
-        }
-        return Ok(facts);
-    }
-    if facts_path.exists() {
-        return Err(RunError::Exists { path: out.into() });
-    }
-    let checkpoints = out.join("checkpoints");
-    std::fs::create_dir_all(&checkpoints).map_err(io_error("cannot make the folder", &checkpoints))?;
-    let text = recipe::to_toml(recipe);
-    durable::write(&recipe_path, text.as_bytes()).map_err(io_error("cannot write", &recipe_path))?;
-    let text = serde_json::to_vec_pretty(&facts).expect("plain data");
-    durable::write(&facts_path, &text).map_err(io_error("cannot write", &facts_path))?;
-    Ok(facts)
-}
-
-/// Random weights, no momentum.
-fn initial(recipe: &Pretrain, device: &Device) -> State {
-    State {
-        model: Model::init(&recipe.encoder, &recipe.projector, recipe.seed, &device.clone().autodiff()),
-        optim: Lars::new(recipe.optimizer),
-        average: recipe.average.map(Average::new),
-        delta: None,
-    }
-}
-
-fn save(state: &State, position: &Position) -> Checkpoint {
-    let mut tensors = weights::export(&state.model, "model/");
-    let mut add = |prefix: &str, given: BTreeMap<String, TensorData>| {
-        tensors.extend(given.into_iter().map(|(name, data)| (format!("{prefix}{name}"), data)));
-    };
-    add("momentum/", state.optim.state());
-    if let Some(average) = &state.average {
-        add("average/", average.state());
-    }
-    if let Some(delta) = &state.delta {
-        add("delta", BTreeMap::from([(String::new(), delta.to_data_as::<f32>())]));
-    }
-    Checkpoint { position: position.clone(), tensors }
-}
-
-fn restore(
-    state: &mut State,
-    checkpoint: Checkpoint,
-    recipe: &Pretrain,
-    device: &Device,
-) -> Result<Position, RunError> {
-    let mut given = checkpoint.under("model/");
-    state.model = weights::import(initial(recipe, device).model, "", &mut given)?;
-    state.optim.load(&checkpoint.under("momentum/"), device);
-    if let Some(average) = &mut state.average {
-        average.load(&checkpoint.under("average/"), device);
-    }
-    state.delta = checkpoint.tensors.get("delta").map(|data| Tensor::from_data(data.clone(), device));
-    Ok(checkpoint.position)
-}
-
-/// The metrics up to the checkpoint, ready to append, and their length.
-fn open_metrics(path: &Path, keep: u64) -> Result<(std::fs::File, u64), RunError> {
-    let mut file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(io_error("cannot write", path))?;
-    // Lines after the checkpoint are made again; a file that was taken away begins anew.
-    let keep = file.metadata().map_err(io_error("cannot read", path))?.len().min(keep);
-    file.set_len(keep).and_then(|()| file.seek(io::SeekFrom::End(0))).map_err(io_error("cannot write", path))?;
-    Ok((file, keep))
 }
 
 enum Trained {
@@ -410,7 +330,7 @@ fn train(
         };
         if stop || due || position.minibatches == total {
             files.metrics.sync_data().map_err(io_error("cannot write", files.metrics_path))?;
-            save(state, &position).write(files.checkpoints)?;
+            state::save(state, &position).write(files.checkpoints)?;
             saved = Instant::now();
         }
         if stop && position.minibatches < total {
@@ -426,22 +346,4 @@ fn scalar(value: &Tensor<1>) -> f32 {
 
 fn terms(loss: &Loss) -> BTreeMap<String, f32> {
     loss.terms.iter().map(|(name, value)| ((*name).to_string(), scalar(value))).collect()
-}
-
-fn manifest(recipe: &Pretrain, facts: &Facts) -> Manifest {
-    let [height, width] = recipe.augment.size;
-    Manifest {
-        format: FORMAT_VERSION,
-        name: format!("gabion-{}", facts.data),
-        encoder: recipe.encoder,
-        projector: recipe.projector,
-        input: Input { height, width },
-        classes: Vec::new(),
-        head: None,
-        pretrain: Some(recipe.clone()),
-        data: Some(facts.data.clone()),
-        weights: Weights { file: "model.safetensors".into(), sha256: String::new(), precision: Precision::F32 },
-        claims: Vec::new(),
-        writer: format!("gabion {} ({})", facts.gabion, facts.commit),
-    }
 }

@@ -186,7 +186,7 @@ fn facts(work: &Work<'_>, demo: &Demo, made: &[Made]) -> Vec<(String, String)> {
     let depth = format!("{:?}", encoder.depth);
     [
         ("command", work.command()),
-        ("version", format!("gabion {} ({}), Burn 0.22.1", env!("CARGO_PKG_VERSION"), env!("GABION_COMMIT"))),
+        ("version", format!("gabion {} ({}), Burn {}", env!("CARGO_PKG_VERSION"), crate::COMMIT, crate::BURN)),
         ("device", work.options.device_name.clone()),
         ("seed", format!("{} (weights, views, heads, test images), {} (drawn images)", demo.seed, synth.seed)),
         ("presets", presets.join(", ")),
