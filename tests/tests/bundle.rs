@@ -5,7 +5,7 @@ use burn::tensor::{Device, TensorData};
 use gabion_learn::{Head, Mode, Model, weights};
 use gabion_runtime::bundle::{MANIFEST, WEIGHTS};
 use gabion_runtime::{Bundle, BundleError, Classify, ClassifyError, Rgb, Session, durable};
-use gabion_spec::{self as spec, Depth, Encoder, Input, Manifest, Precision, Projector, Stem};
+use gabion_spec::{Depth, Encoder, Manifest, Precision, Projector, Stem};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -22,23 +22,7 @@ fn device() -> Device {
 }
 
 fn manifest() -> Manifest {
-    Manifest {
-        format: spec::FORMAT_VERSION,
-        name: "test".into(),
-        encoder: ENCODER,
-        projector: PROJECTOR,
-        input: Input { height: 16, width: 16 },
-        classes: ["ant", "bee", "cat"].map(String::from).to_vec(),
-        head: Some(spec::Head {
-            kind: spec::HeadKind::Linear,
-            recipe: spec::Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 },
-        }),
-        pretrain: None,
-        data: None,
-        weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
-        claims: Vec::new(),
-        writer: "test".into(),
-    }
+    gabion_tests::manifest(ENCODER, PROJECTOR, 16, ["ant", "bee", "cat"].map(String::from).to_vec())
 }
 
 fn modules() -> (Model, Head) {
@@ -399,4 +383,19 @@ fn a_session_classifies() {
     assert_eq!(none, ClassifyError::Views { views: 0 });
     let short = Rgb { pixels: vec![0; 5], ..image };
     assert!(matches!(session.classify(&short, &options), Err(ClassifyError::Pixels { bytes: 5, .. })));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_is_followed_and_a_device_stays_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+    fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    durable::write(&link, b"new").unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read(&file).unwrap(), b"new");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    durable::write(Path::new("/dev/null"), b"nothing").unwrap();
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }

@@ -8,7 +8,7 @@ use candle_nn::{BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, Linear, Module
 use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::bundle::WEIGHTS;
 use gabion_runtime::{Bundle, Classify, Rgb, Session};
-use gabion_spec::{self as spec, Depth, Encoder, Input, Manifest, Precision, Projector, Stem};
+use gabion_spec::{Depth, Encoder, Manifest, Precision, Projector, Stem};
 
 const WIDTH: usize = 8;
 const HIDDEN: usize = 32;
@@ -124,23 +124,10 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 fn manifest() -> Manifest {
-    Manifest {
-        format: spec::FORMAT_VERSION,
-        name: "candle".into(),
-        encoder: Encoder { depth: Depth::Resnet18, width: WIDTH as u32, stem: Stem::Cifar },
-        projector: Projector { hidden: HIDDEN as u32, output: OUTPUT as u32 },
-        input: Input { height: SIDE as u32, width: SIDE as u32 },
-        classes: (0..CLASSES).map(|class| format!("class {class}")).collect(),
-        head: Some(spec::Head {
-            kind: spec::HeadKind::Linear,
-            recipe: spec::Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 },
-        }),
-        pretrain: None,
-        data: None,
-        weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
-        claims: Vec::new(),
-        writer: "test".into(),
-    }
+    let encoder = Encoder { depth: Depth::Resnet18, width: WIDTH as u32, stem: Stem::Cifar };
+    let projector = Projector { hidden: HIDDEN as u32, output: OUTPUT as u32 };
+    let classes = (0..CLASSES).map(|class| format!("class {class}")).collect();
+    gabion_tests::manifest(encoder, projector, SIDE as u32, classes)
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!
 //! Results depend neither on the number of threads nor on the width of the machine's vectors: sums are made in a
 //! fixed number of lanes and no multiply-add is contracted. Each operation is compiled for several instruction sets
-//! and the machine's is chosen when it runs (1.4 times the views of x86-64's baseline with AVX-512, 1.3 with AVX2).
+//! and the machine's is chosen when it runs.
 
 mod blur;
 mod colour;

@@ -1,6 +1,6 @@
 //! `gabion bench`: the same work as bench/peers, with the same JSON.
 
-use crate::commands::{DeviceArguments, typed};
+use crate::commands::{DeviceArguments, machine, typed, versions};
 use crate::output::{Done, Output, table};
 use clap::ValueEnum;
 use gabion_experiment::bench::{Settings, Step, measure};
@@ -60,8 +60,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let [batch, views, warmup, steps] = [batch, views, warmup, steps].map(|count| count as usize);
     let measured = measure(Settings { step, width, hidden, output: embedding, batch, views, warmup, steps }, &device);
     let value = json!({
-        "machine": { "cpu": cpu(), "cores": std::thread::available_parallelism().map(usize::from).unwrap_or(1) },
-        "versions": { "gabion": env!("CARGO_PKG_VERSION"), "burn": "0.22.1" },
+        "machine": machine(),
+        "versions": versions(),
         "device": offered.name,
         "command": typed(),
         "result": measured,
@@ -72,10 +72,4 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
             vec![format!("{:.1}", 1e3 * measured.median_seconds), format!("{:.0}", measured.images_per_second), memory];
         table(&["median ms", "crops/s", "working memory"], [row])
     })
-}
-
-fn cpu() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(':').nth(1));
-    name.map_or(std::env::consts::ARCH.into(), |name| name.trim().to_string())
 }

@@ -94,3 +94,18 @@ pub fn typed() -> String {
     words
         .fold(name, |line, word| if word.contains(' ') { format!("{line} '{word}'") } else { format!("{line} {word}") })
 }
+
+/// What computed, for results.
+pub fn machine() -> serde_json::Value {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(':').nth(1));
+    let name = name.map_or(std::env::consts::ARCH.into(), |name| name.trim().to_string());
+    let cores = std::thread::available_parallelism().map(usize::from).unwrap_or(1);
+    serde_json::json!({ "cpu": name, "cores": cores })
+}
+
+/// With what, for results.
+pub fn versions() -> serde_json::Value {
+    let gabion = format!("{} ({})", env!("CARGO_PKG_VERSION"), gabion_experiment::COMMIT);
+    serde_json::json!({ "gabion": gabion, "burn": gabion_experiment::BURN })
+}

@@ -211,7 +211,7 @@ fn an_evaluation_that_cannot_be_written_is_refused_before_it_runs() {
     place.run("classify run one.png").refused(FAILED, &["has no classifier", "gabion probe"]);
     place.run("evaluate run --data synth").refused(FAILED, &["gabion probe"]);
     place.run("probe run --data synth --head knn --epsilon=-1/255").refused(USAGE, &["`-1/255`", "8/255"]);
-    place.run("probe run --data synth --head linear --rate nan").refused(FAILED, &["`rate`"]);
+    place.run("probe run --data synth --head linear --rate nan").refused(USAGE, &["--rate", "above 0"]);
     place.run("probe run --data synth --head best").refused(USAGE, &["best"]);
     place.run("probe run --data synth --head linear --epochs 1").done();
 

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path`, which holds its old content or all of the new one whenever the program or the machine
-/// stops. Threads of a process must not write the same path at once: the temporary file is named after the process.
+/// stops. A link is followed; what is no file (a pipe, a device) is written to as it is. Threads of a process must not write the same path at once: the temporary file is named after the process.
 ///
 /// # Errors
 /// Whatever the system refuses; `path` is as it was and no temporary file is left.
@@ -19,6 +19,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever the system refuses or `content` returns; `path` is as it was and no temporary file is left.
 pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let resolved = match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            let mut stream = BufWriter::new(OpenOptions::new().write(true).open(path)?);
+            content(&mut stream)?;
+            return stream.flush();
+        }
+        Ok(_) => fs::canonicalize(path)?,
+        Err(_) => path.to_path_buf(),
+    };
+    let path = resolved.as_path();
     let temporary = Temporary(temporary_of(path)?);
     // What lies under this name was left by a crashed process of the same number.
     let _ = fs::remove_file(&temporary.0);

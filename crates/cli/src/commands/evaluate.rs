@@ -1,4 +1,4 @@
-use super::{DataArguments, DeviceArguments, bundle_path, typed};
+use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
 use clap::ValueEnum;
@@ -123,6 +123,8 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         );
         fields.insert("data".into(), json!(data.kind.name()));
         fields.insert("device".into(), json!(offered.name));
+        fields.insert("machine".into(), machine());
+        fields.insert("versions".into(), versions());
         fields.insert("command".into(), json!(typed()));
         // One row an image goes to --per-image.
         fields.remove("verdicts");

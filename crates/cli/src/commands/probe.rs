@@ -1,4 +1,4 @@
-use super::{DataArguments, DeviceArguments, bundle_path, typed};
+use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Output, table};
 use crate::progress::Progress;
 use clap::ValueEnum;
@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// Learning rate.
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     rate: Option<f64>,
     /// Views of each image, for --head patches.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -82,6 +82,15 @@ impl Arguments {
     }
 }
 
+fn positive(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number; for example 0.001".to_string())?;
+    if rate.is_finite() && rate > 0.0 {
+        Ok(rate)
+    } else {
+        Err("a rate is above 0 and finite; for example 0.001".into())
+    }
+}
+
 pub fn run(arguments: Arguments, output: &Output) -> Done {
     let recipe = arguments.recipe();
     let path = bundle_path(&arguments.bundle);
@@ -117,7 +126,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
     let rate = probed.rate();
     let value = json!({
         "bundle": path, "head": manifest.head, "recipe": recipe, "clean": rate, "seconds": probed.seconds,
-        "loss": probed.train_loss,
+        "loss": probed.train_loss, "data": tested, "machine": machine(), "versions": versions(), "command": typed(),
     });
     output.result(&value, || {
         let accuracy = format!("{:.2} % ({} of {})", 100.0 * rate.accuracy, rate.right, rate.images);
