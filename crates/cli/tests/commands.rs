@@ -88,6 +88,7 @@ fn the_whole_way_from_pretraining_to_a_classified_picture() {
         }
     }
     evaluations(&place, &quiet);
+    claims(&place, &quiet);
 
     let manifest = quiet("export run --precision f16 --out small --name little");
     assert_eq!((&manifest["name"], &manifest["weights"]["precision"]), (&"little".into(), &"f16".into()));
@@ -129,6 +130,26 @@ fn weights_hash(place: &Place) -> String {
     manifest["weights"]["sha256"].as_str().unwrap().to_string()
 }
 
+/// What was measured goes into the manifest when asked, once, and leaves the weights as they are.
+fn claims(place: &Place, quiet: &dyn Fn(&str) -> Value) {
+    let before = weights_hash(place);
+    let claims = || {
+        let manifest: Value = serde_json::from_slice(&place.read("run/bundle/manifest.json")).unwrap();
+        manifest["claims"].as_array().unwrap().clone()
+    };
+    let had = claims().len();
+    let line = "evaluate run --data synth --images 20 --epsilon 8/255 --claim";
+    for _ in 0..2 {
+        let said = quiet(line);
+        let found = claims();
+        let pgd = found.last().unwrap();
+        assert_eq!(pgd["what"], "pgd-20 8/255");
+        assert_eq!(pgd["right"], said["attacks"][0]["rate"]["right"]);
+        assert_eq!(found.len(), had + 1, "{found:?}");
+    }
+    assert_eq!(weights_hash(place), before);
+}
+
 fn evaluations(place: &Place, quiet: &dyn Fn(&str) -> Value) {
     for (protocol, name, steps, restarts) in
         [("paper", "pgd-20", 20, 1), ("paper-2step", "pgd-2", 2, 1), ("strong", "pgd-50x5", 50, 5)]
@@ -152,6 +173,8 @@ fn evaluations(place: &Place, quiet: &dyn Fn(&str) -> Value) {
             assert_eq!(attack["restarts"], restarts, "{attack}");
             assert!(attack["rate"]["right"].as_u64().unwrap() <= clean_right, "{attack}");
         }
+
+        assert!(said["machine"]["cores"].as_u64() > Some(0) && said["versions"]["gabion"].is_string(), "{said}");
 
         // A row an image; its columns add up to the rates.
         let table = String::from_utf8(place.read(&format!("{protocol}.csv"))).unwrap();

@@ -356,8 +356,7 @@ impl Work<'_> {
         let evaluation = self.evaluate(&bundle, observe)?;
         if model == EXPORTED {
             for claim in evaluation.claims(data.kind.name(), &self.command()) {
-                bundle.manifest.claims.retain(|old| old.what != claim.what);
-                bundle.manifest.claims.push(claim);
+                bundle.manifest.claim(claim);
             }
             self.write(&path, &bundle)?;
         }

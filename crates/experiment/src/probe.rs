@@ -190,8 +190,7 @@ pub fn write_into(dir: &Path, probed: &Probed, data: &str, command: &str, device
         }
         None => KNN,
     };
-    manifest.claims.retain(|claim| claim.what != what || claim.data != data);
-    manifest.claims.push(Claim {
+    manifest.claim(Claim {
         what: what.into(),
         data: data.into(),
         images: probed.test_images,

@@ -39,6 +39,14 @@ pub struct Manifest {
     pub writer: String,
 }
 
+impl Manifest {
+    /// Adds a claim, in place of an older one of the same measurement on the same data.
+    pub fn claim(&mut self, claim: Claim) {
+        self.claims.retain(|old| old.what != claim.what || old.data != claim.data);
+        self.claims.push(claim);
+    }
+}
+
 /// The classifier on the feature.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,7 @@ use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, version
 use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
 use clap::ValueEnum;
-use gabion_experiment::evaluate::{self, Options};
+use gabion_experiment::evaluate::{self, Evaluation, Options};
 use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
 use gabion_spec::{Evaluate, Pixels, Protocol};
@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Write what became of each image.
     #[arg(long, value_name = "FILE.csv")]
     per_image: Option<PathBuf>,
+    /// Write what was measured into the bundle's manifest.
+    #[arg(long)]
+    claim: bool,
     /// Write the adversarial images.
     #[arg(long, value_name = "FILE.safetensors")]
     save_adversarial: Option<PathBuf>,
@@ -144,5 +147,17 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         table(&["attack", "accuracy", "95 % interval", "right"], rows)
     })?;
     // A full disk does not take away the numbers.
-    written.into_iter().flatten().try_for_each(|written| Ok(written?))
+    written.into_iter().flatten().try_for_each(|written| Ok::<(), Failure>(written?))?;
+    if arguments.claim { claim(&path, bundle, &evaluation, data.kind.name()) } else { Ok(()) }
+}
+
+/// Writes the bundle with what was measured of it; its weights stay what they are.
+fn claim(path: &Path, bundle: Bundle, evaluation: &Evaluation, data: &str) -> Done {
+    let Bundle { mut manifest, model, head } = bundle;
+    for claim in evaluation.claims(&format!("{data} test"), &typed()) {
+        manifest.claim(claim);
+    }
+    let precision = manifest.weights.precision;
+    Bundle::write(path, manifest, &model, head.as_ref(), precision)?;
+    Ok(())
 }
