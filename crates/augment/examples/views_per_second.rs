@@ -19,7 +19,7 @@ fn main() {
         .map(|n| ((n / 3 % side * 5 + n / (3 * side) * 3 + n % 3 * 70 + n * n % 23) % 256) as u8)
         .collect();
     let sources: Vec<Source> =
-        pixels.chunks_exact(side * side * 3).map(|pixels| Source { pixels, size: [SIDE, SIDE] }).collect();
+        pixels.chunks_exact(side * side * 3).map(|pixels| Source::bytes(pixels, [SIDE, SIDE])).collect();
     let mut out = vec![0.0; (images * views) as usize * 3 * side * side];
     let mut draws = vec![Draw::default(); (images * views) as usize];
     for threads in [1, 2] {

@@ -8,10 +8,15 @@
 //! fixed number of lanes and no multiply-add is contracted. Each operation is compiled for several instruction sets
 //! and the machine's is chosen when it runs.
 
+mod backward;
 mod blur;
 mod colour;
 mod resize;
 
+pub use backward::{
+    brightness_backward, colour_backward, contrast_backward, grayscale_backward, hue_backward, resized_crop_backward,
+    saturation_backward, solarize_backward,
+};
 pub use blur::{gaussian_blur, pil_box_blur};
 pub use colour::{brightness, contrast, grayscale, hue, saturation, solarize};
 pub use resize::resized_crop;
@@ -21,13 +26,49 @@ use rayon::prelude::*;
 use resize::Axes;
 use std::cell::RefCell;
 
-/// An 8-bit RGB image, rows of interleaved pixels.
+/// The values of an RGB image.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// `[height, width, 3]`, 255 is white.
+    Bytes(&'a [u8]),
+    /// `[3, height, width]` in `[0, 1]`: an image that is not one of a file, such as an attacked one.
+    Floats(&'a [f32]),
+}
+
+impl Values<'_> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(values) => values.len(),
+            Self::Floats(values) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An RGB image.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// `[height, width, 3]` bytes.
-    pub pixels: &'a [u8],
+    /// What it shows.
+    pub values: Values<'a>,
     /// Height and width in pixels.
     pub size: [u32; 2],
+}
+
+impl<'a> Source<'a> {
+    /// Of `[height, width, 3]` bytes.
+    pub fn bytes(pixels: &'a [u8], size: [u32; 2]) -> Self {
+        Self { values: Values::Bytes(pixels), size }
+    }
+
+    /// Of `[3, height, width]` values in `[0, 1]`.
+    pub fn floats(values: &'a [f32], size: [u32; 2]) -> Self {
+        Self { values: Values::Floats(values), size }
+    }
 }
 
 /// Memory that operations reuse from one view to the next. After the first views of a size nothing is allocated.
@@ -47,7 +88,7 @@ pub struct Scratch {
 /// Computes one view of `size` = `[height, width]` pixels.
 ///
 /// # Shapes
-/// `source` `[h, w, 3]` bytes, `view` `[3, height, width]`.
+/// `source` `[h, w, 3]` bytes or `[3, h, w]` floats, `view` `[3, height, width]`.
 ///
 /// # Panics
 /// When a slice does not have its shape's length, or the crop is not inside the source.
@@ -67,10 +108,7 @@ pub fn apply(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32], scra
         grayscale(view);
     }
     if draw.blur_sigma > 0.0 {
-        match draw.blur_filter {
-            0 => gaussian_blur(view, size, draw.blur_sigma, scratch),
-            _ => pil_box_blur(view, size, draw.blur_sigma, scratch),
-        }
+        blur::blur(view, size, draw, scratch);
     }
     if draw.solarize < Draw::NO_SOLARIZE {
         solarize(view, draw.solarize);

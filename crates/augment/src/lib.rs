@@ -11,7 +11,7 @@
 //! use gabion_augment::{Augment, Draw, ViewId, cpu, sample};
 //!
 //! let image = vec![127; 48 * 64 * 3];
-//! let sources = [cpu::Source { pixels: &image, size: [48, 64] }];
+//! let sources = [cpu::Source::bytes(&image, [48, 64])];
 //! let augment = Augment::default();
 //! let draws: Vec<Draw> = (0..16)
 //!     .map(|view| Draw { image: 0, ..sample(&augment, ViewId { seed: 0, epoch: 0, image: 9, view }, [48, 64]) })
@@ -21,6 +21,8 @@
 //! ```
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod philox;
 mod sample;
 

@@ -278,7 +278,7 @@ fn run(case: &Value, tensors: &SafeTensors, scratch: &mut Scratch) -> (Vec<f32>,
     let input = tensors.tensor(case["input"].as_str().expect("a name")).expect("an input");
     let mut apply = |draw: &Draw, out: [u32; 2]| {
         let mut view = vec![0.0; 3 * (out[0] * out[1]) as usize];
-        cpu::apply(Source { pixels: input.data(), size: source }, draw, out, &mut view, scratch);
+        cpu::apply(Source::bytes(input.data(), source), draw, out, &mut view, scratch);
         view
     };
     let adjust = op.strip_prefix("adjust_").map(|name| name.strip_suffix("_float").unwrap_or(name));

@@ -145,7 +145,7 @@ impl Frozen {
 fn crops(part: &str, images: &Images, chunk: &[usize], (augment, views, seed): (&Augment, usize, u64)) -> TensorData {
     let narrow = |value: usize| u32::try_from(value).expect("images, views and sides fit u32");
     let size = [narrow(images.height), narrow(images.width)];
-    let sources: Vec<_> = chunk.iter().map(|&index| cpu::Source { pixels: images.image(index), size }).collect();
+    let sources: Vec<_> = chunk.iter().map(|&index| cpu::Source::bytes(images.image(index), size)).collect();
     let draws: Vec<Draw> = chunk
         .iter()
         .enumerate()

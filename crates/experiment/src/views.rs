@@ -23,7 +23,7 @@ pub fn minibatch(recipe: &Pretrain, images: &Images, index: usize) -> Vec<f32> {
     let chosen = &order[index % per_epoch * batch..][..batch];
     let size = [images.height, images.width].map(|side| u32::try_from(side).expect("images are small"));
     let sources: Vec<Source<'_>> =
-        chosen.iter().map(|&image| Source { pixels: images.image(image as usize), size }).collect();
+        chosen.iter().map(|&image| Source::bytes(images.image(image as usize), size)).collect();
     let draws: Vec<Draw> = (0..recipe.views)
         .flat_map(|view| chosen.iter().zip(0u32..).map(move |(&image, place)| (view, image, place)))
         .map(|(view, image, place)| {

@@ -119,7 +119,7 @@ impl Session {
             let firsts = vec![first(&logits)];
             (logits, firsts)
         } else {
-            let source = Source { pixels, size: [rows, columns] };
+            let source = Source::bytes(pixels, [rows, columns]);
             let mut sum: Option<Tensor<2>> = None;
             let mut firsts = Vec::new();
             for from in (0..views).step_by(BATCH as usize) {

@@ -1,6 +1,7 @@
 //! Gaussian blur: the sampled one, and the three boxes that PIL takes for it.
 
 use super::{Scratch, assert_view};
+use gabion_spec::Draw;
 use multiversion::multiversion;
 
 /// Blurs with a sampled Gaussian of `sigma` pixels, cut off at `ceil(3 sigma)` and normalised; beyond its edges the
@@ -46,6 +47,66 @@ pub fn pil_box_blur(view: &mut [f32], size: [u32; 2], sigma: f32, scratch: &mut 
         blur_columns(view, height, width, kernel, repeat, plane);
     }
     clamp(view);
+}
+
+/// The blur that a draw asks for.
+pub(super) fn blur(view: &mut [f32], size: [u32; 2], draw: &Draw, scratch: &mut Scratch) {
+    match draw.blur_filter {
+        0 => gaussian_blur(view, size, draw.blur_sigma, scratch),
+        _ => pil_box_blur(view, size, draw.blur_sigma, scratch),
+    }
+}
+
+/// The backward of [`gaussian_blur`] and [`pil_box_blur`]: the transposed passes in reverse order. The kernels are
+/// symmetric, so inside the view that is the same convolution; what the borders repeated comes back to its pixel.
+pub(super) fn blur_backward(gradient: &mut [f32], size: [u32; 2], draw: &Draw, scratch: &mut Scratch) {
+    let [height, width] = size.map(|n| n as usize);
+    let Scratch { line, kernel, .. } = scratch;
+    let (passes, border): (_, fn(isize, usize) -> usize) = if draw.blur_filter == 0 {
+        fill_gaussian(kernel, f64::from(draw.blur_sigma));
+        (1, reflect)
+    } else {
+        fill_box(kernel, box_radius(f64::from(draw.blur_sigma)));
+        (BOX_PASSES, repeat)
+    };
+    for channel in gradient.chunks_exact_mut(height * width) {
+        for _ in 0..passes {
+            for x in 0..width {
+                transposed(channel, x, width, height, kernel, border, line);
+            }
+        }
+        for _ in 0..passes {
+            for y in 0..height {
+                transposed(channel, y * width, 1, width, kernel, border, line);
+            }
+        }
+    }
+}
+
+/// The transposed convolution along one line of `count` values, `step` apart from `start` on.
+fn transposed(
+    values: &mut [f32],
+    start: usize,
+    step: usize,
+    count: usize,
+    kernel: &[f32],
+    border: fn(isize, usize) -> usize,
+    line: &mut Vec<f32>,
+) {
+    let radius = (kernel.len() / 2).cast_signed();
+    line.clear();
+    line.extend((0..count).map(|place| values[start + place * step]));
+    for place in 0..count {
+        values[start + place * step] = 0.0;
+    }
+    for place in -radius..count.cast_signed() + radius {
+        let to = start + border(place, count) * step;
+        let first = (place - radius).max(0);
+        for from in first..(place + radius + 1).min(count.cast_signed()) {
+            let tap = (place - from + radius).cast_unsigned();
+            values[to] += line[from.cast_unsigned()] * kernel[tap];
+        }
+    }
 }
 
 const BOX_PASSES: usize = 3;

@@ -5,7 +5,7 @@
 use multiversion::multiversion;
 
 /// ITU-R 601 weights of red, green and blue in gray.
-const GRAY: [f32; 3] = [0.299, 0.587, 0.114];
+pub(super) const GRAY: [f32; 3] = [0.299, 0.587, 0.114];
 
 /// Partial sums of a mean: enough to fill the widest vectors, and the same on every machine.
 const LANES: usize = 16;
@@ -93,13 +93,13 @@ pub fn solarize(view: &mut [f32], threshold: f32) {
 }
 
 #[inline(always)]
-fn gray(red: f32, green: f32, blue: f32) -> f32 {
+pub(super) fn gray(red: f32, green: f32, blue: f32) -> f32 {
     GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
 }
 
 /// Mean over all pixels of [`gray`], which is that of the channels' means.
 #[inline(always)]
-fn mean_gray(view: &mut [f32]) -> f32 {
+pub(super) fn mean_gray(view: &mut [f32]) -> f32 {
     let means = planes(view).map(|plane| {
         let (chunks, rest) = plane.as_chunks::<LANES>();
         let mut lanes = [0.0; LANES];

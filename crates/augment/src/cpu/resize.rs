@@ -1,6 +1,6 @@
 //! Crop and resize.
 
-use super::{Scratch, Source, assert_view};
+use super::{Scratch, Source, Values, assert_view};
 use gabion_spec::Draw;
 use multiversion::multiversion;
 
@@ -12,7 +12,7 @@ use multiversion::multiversion;
 /// crop that already has `size` comes out as its bytes / 255 exactly.
 ///
 /// # Shapes
-/// `source` `[h, w, 3]` bytes, `view` `[3, height, width]` for `size` = `[height, width]`.
+/// `source` `[h, w, 3]` bytes or `[3, h, w]` floats, `view` `[3, height, width]` for `size` = `[height, width]`.
 ///
 /// # Panics
 /// When a slice does not have its shape's length, or the crop is empty or not inside the source.
@@ -21,10 +21,10 @@ pub fn resized_crop(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32
     assert_view(view, size);
     let [rows, columns] = source.size.map(|n| n as usize);
     assert!(
-        source.pixels.len() == rows * columns * 3,
-        "a source of [{rows}, {columns}, 3] has {} bytes, got {}",
+        source.values.len() == rows * columns * 3,
+        "a source of [{rows}, {columns}, 3] has {} values, got {}",
         rows * columns * 3,
-        source.pixels.len()
+        source.values.len()
     );
     let [top, left, height, width] = [draw.top, draw.left, draw.height, draw.width].map(|n| n as usize);
     assert!(
@@ -39,9 +39,20 @@ pub fn resized_crop(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32
     line.resize(3 * width, 0.0);
     plane.resize(height * 3 * out_width, 0.0);
     for (y, out) in plane.chunks_exact_mut(3 * out_width).enumerate() {
-        let bytes = &source.pixels[((top + y) * columns + left) * 3..][..3 * width];
-        for (value, &byte) in line.iter_mut().zip(bytes) {
-            *value = f32::from(byte) / 255.0;
+        let start = (top + y) * columns + left;
+        match source.values {
+            Values::Bytes(bytes) => {
+                for (value, &byte) in line.iter_mut().zip(&bytes[3 * start..][..3 * width]) {
+                    *value = f32::from(byte) / 255.0;
+                }
+            }
+            Values::Floats(values) => {
+                for (c, channel) in values.chunks_exact(rows * columns).enumerate() {
+                    for (pixel, value) in line.chunks_exact_mut(3).zip(&channel[start..]) {
+                        pixel[c] = *value;
+                    }
+                }
+            }
         }
         match horizontal.taps {
             2 => across::<2>(line, horizontal, out),
@@ -127,7 +138,7 @@ fn across_any(line: &[f32], axis: &Axis, out: &mut [f32]) {
 ///
 /// All outputs have the same number of taps; those that need fewer, at the edges, have zeros.
 #[derive(Debug, Default)]
-struct Axis {
+pub(super) struct Axis {
     key: (usize, usize, bool),
     taps: usize,
     /// First tap of each output.
@@ -137,7 +148,11 @@ struct Axis {
 }
 
 impl Axis {
-    fn weights(&self, output: usize) -> &[f32] {
+    pub(super) fn start(&self, output: usize) -> usize {
+        self.starts[output] as usize
+    }
+
+    pub(super) fn weights(&self, output: usize) -> &[f32] {
         &self.weights[output * self.taps..][..self.taps]
     }
 
@@ -177,7 +192,7 @@ pub(super) struct Axes(Vec<Axis>);
 impl Axes {
     const SLOTS: usize = 256;
 
-    fn get(&mut self, input: usize, output: usize, flip: bool) -> &Axis {
+    pub(super) fn get(&mut self, input: usize, output: usize, flip: bool) -> &Axis {
         if self.0.is_empty() {
             self.0.resize_with(Self::SLOTS, Axis::default);
         }

@@ -22,7 +22,7 @@ fn whole([height, width]: [u32; 2]) -> Draw {
 
 fn resized(pixels: &[u8], from: [u32; 2], draw: &Draw, size: [u32; 2]) -> Vec<f32> {
     let mut view = vec![f32::NAN; view_len(size)];
-    resized_crop(Source { pixels, size: from }, draw, size, &mut view, &mut Scratch::default());
+    resized_crop(Source::bytes(pixels, from), draw, size, &mut view, &mut Scratch::default());
     view
 }
 
@@ -219,7 +219,7 @@ fn no_draws_are_no_work() {
 }
 
 #[test]
-#[should_panic(expected = "a source of [4, 4, 3] has 48 bytes, got 47")]
+#[should_panic(expected = "a source of [4, 4, 3] has 48 values, got 47")]
 fn a_short_source_is_named() {
     resized(&[0; 47], [4, 4], &whole([4, 4]), [2, 2]);
 }
@@ -247,7 +247,7 @@ fn an_empty_view_is_named() {
 fn a_missing_image_is_named() {
     let pixels = [0; 48];
     let draw = Draw { image: 3, ..whole([4, 4]) };
-    apply_batch(&[Source { pixels: &pixels, size: [4, 4] }], &[draw], [2, 2], &mut [0.0; 12]);
+    apply_batch(&[Source::bytes(&pixels, [4, 4])], &[draw], [2, 2], &mut [0.0; 12]);
 }
 
 /// Everything on, so that few views meet every operation.
@@ -293,7 +293,7 @@ proptest! {
     ) {
         let (from, size) = ([rows, columns], [height, width]);
         let images: Vec<Vec<u8>> = (0..3).map(|n| noise(view_len(from) + n)[n..].to_vec()).collect();
-        let sources: Vec<Source> = images.iter().map(|pixels| Source { pixels, size: from }).collect();
+        let sources: Vec<Source> = images.iter().map(|pixels| Source::bytes(pixels, from)).collect();
         let augment = strong(size, if boxes { BlurFilter::PilBoxes } else { BlurFilter::Gaussian });
         let mut draws: Vec<Draw> = (0..25)
             .map(|n| Draw { image: n % 3, ..sample(&augment, ViewId { seed, epoch: 0, image: n % 3, view: n }, from) })
