@@ -6,7 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path`, which holds its old content or all of the new one whenever the program or the machine
-/// stops. A link is followed; what is no file (a pipe, a device) is written to as it is. Threads of a process must not write the same path at once: the temporary file is named after the process.
+/// stops. A link is followed; what is no file (a pipe, a device) is written to as it is. Threads of a process must not
+/// write the same path at once: the temporary file is named after the process.
 ///
 /// # Errors
 /// Whatever the system refuses; `path` is as it was and no temporary file is left.
