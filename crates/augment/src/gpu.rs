@@ -431,7 +431,7 @@ fn check_draws(sources: &Sources, draws: &[Draw]) -> Result<(), GpuError> {
 }
 
 /// The output of a future that is ready when first asked, as wgpu's are outside a browser.
-fn ready<T>(future: impl Future<Output = T>) -> T {
+pub fn ready<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {

@@ -6,10 +6,8 @@ use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::wgpu::wgpu::{
     self, Adapter, Backends, DeviceDescriptor, DeviceType, Features, Instance, InstanceDescriptor,
 };
-use std::future::Future;
-use std::pin::pin;
+use gabion_augment::gpu::ready;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
 
 /// What CubeCL compiles for where the adapter has it. It reads the adapter's list and not the device's, so all of these
 /// that are there must be asked for, and nothing else need be.
@@ -104,16 +102,4 @@ fn register(adapter: Adapter) -> Result<Device, String> {
     let backend = adapter.get_info().backend;
     let setup = WgpuSetup { instance: instance().clone(), adapter, device, queue, backend };
     Device::wgpu_options().setup(setup).init().map_err(|error| error.to_string())
-}
-
-/// The output of a future that is ready when first asked, as wgpu's are outside a browser.
-fn ready<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::yield_now(),
-        }
-    }
 }
