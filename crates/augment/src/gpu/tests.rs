@@ -239,14 +239,20 @@ fn valid(text: &str) -> naga::Module {
     module
 }
 
+/// Names and offsets of a struct's members; its size is the one in Rust.
+fn members<'a>(module: &'a naga::Module, name: &str, size: usize) -> Vec<(&'a str, usize)> {
+    let (_, found) = module.types.iter().find(|(_, kind)| kind.name.as_deref() == Some(name)).unwrap();
+    let naga::TypeInner::Struct { members, span } = &found.inner else { panic!("{name} is a struct") };
+    assert_eq!(*span as usize, size, "{name}");
+    members.iter().map(|member| (member.name.as_deref().unwrap(), member.offset as usize)).collect()
+}
+
 #[test]
 fn a_draw_is_laid_out_as_the_shader_reads_it() {
     for memory in [shader::Memory::Held(3072), shader::Memory::Held(12_288), shader::Memory::Stored] {
         let [colour, crop] = shader::backward(memory);
         let [module, ..] = [&shader::apply(memory), &colour, &crop].map(|text| valid(text));
-        let (_, draw) = module.types.iter().find(|(_, kind)| kind.name.as_deref() == Some("Draw")).unwrap();
-        let naga::TypeInner::Struct { members, span } = &draw.inner else { panic!("Draw is a struct") };
-        assert_eq!(*span as usize, size_of::<Draw>());
+        let found = members(&module, "Draw", size_of::<Draw>());
         let wanted = [
             ("image", std::mem::offset_of!(Draw, image)),
             ("top", std::mem::offset_of!(Draw, top)),
@@ -265,8 +271,12 @@ fn a_draw_is_laid_out_as_the_shader_reads_it() {
             ("blur_filter", std::mem::offset_of!(Draw, blur_filter)),
             ("solarize", std::mem::offset_of!(Draw, solarize)),
         ];
-        let found: Vec<(&str, usize)> =
-            members.iter().map(|member| (member.name.as_deref().unwrap(), member.offset as usize)).collect();
         assert_eq!(found, wanted);
+        // Their fields are as many words in the same order.
+        let words = |of: usize| (0..of).map(|word| 4 * word).collect::<Vec<_>>();
+        let offsets = |name, size| members(&module, name, size).iter().map(|(_, at)| *at).collect::<Vec<_>>();
+        assert_eq!(offsets("Source", size_of::<Entry>()), words(4));
+        assert_eq!(offsets("Params", size_of::<Params>()), words(9));
+        assert_eq!(members(&module, "Params", size_of::<Params>())[8], ("unit", std::mem::offset_of!(Params, unit)));
     }
 }
