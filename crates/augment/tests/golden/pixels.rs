@@ -1,161 +1,11 @@
-//! Draws against torchvision's distributions, pixels against PIL and torchvision.
-//!
-//! `tests/golden/augment.py` of the workspace writes the files. Pixel errors are in levels of 1/255.
+//! Pixels against PIL's and torchvision's. Errors are in levels of 1/255.
 
+use super::{WHOLE, integer, json, list, number, read, size};
+use gabion_augment::Draw;
 use gabion_augment::cpu::{self, Scratch, Source};
-use gabion_augment::{Augment, Draw, ViewId, sample};
-use gabion_spec::{Crop, Jitter};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-
-fn read(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn golden() -> Value {
-    serde_json::from_slice(&read("augment.json")).expect("augment.json is JSON")
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
-}
-
-fn integer(value: &Value) -> u32 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is not a whole number")) as u32
-}
-
-fn list(value: &Value) -> &Vec<Value> {
-    value.as_array().unwrap_or_else(|| panic!("{value} is not a list"))
-}
-
-fn pair(value: &Value) -> [f64; 2] {
-    [number(&value[0]), number(&value[1])]
-}
-
-fn size(value: &Value) -> [u32; 2] {
-    [integer(&value["height"]), integer(&value["width"])]
-}
-
-// ---------------------------------------------------------------------------------------------------- distributions
-
-/// How many standard errors two samples may differ by. There are some 200 comparisons; one of them is beyond five
-/// by chance once in ten thousand seeds.
-const STANDARD_ERRORS: f64 = 5.0;
-
-/// One number of a draw.
-type Column = fn(&Draw) -> f64;
-
-fn draws(augment: &Augment, source: [u32; 2], count: u32) -> Vec<Draw> {
-    (0..count).map(|image| sample(augment, ViewId { seed: 1, epoch: 2, image, view: 3 }, source)).collect()
-}
-
-/// Compares a sample with the mean, standard deviation and quantiles of torchvision's of the same size.
-fn assert_distributed(name: &str, mut values: Vec<f64>, expected: &Value) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let moment = |power| values.iter().map(|value| (value - mean).powi(power)).sum::<f64>() / n;
-    let (deviation, fourth) = (moment(2).sqrt(), moment(4));
-    // Both sides are samples, hence the 2.
-    let of_mean = deviation * (2.0 / n).sqrt();
-    let of_deviation = ((fourth - deviation.powi(4)).max(0.0) * 2.0 / n).sqrt() / (2.0 * deviation).max(1e-12);
-    for (what, found, standard_error) in [("mean", mean, of_mean), ("std", deviation, of_deviation)] {
-        let expected = number(&expected[what]);
-        assert!(
-            (found - expected).abs() <= STANDARD_ERRORS * standard_error + 1e-9,
-            "{name}: {what} {found}, torchvision {expected}, standard error {standard_error}"
-        );
-    }
-    values.sort_by(f64::total_cmp);
-    for (percent, value) in expected["quantiles"].as_object().expect("quantiles") {
-        let (share, value) = (percent.parse::<f64>().expect("a percentage") / 100.0, number(value));
-        let tolerance = STANDARD_ERRORS * (2.0 * share * (1.0 - share) / n).sqrt();
-        let below = values.partition_point(|&other| other < value - 1e-9) as f64 / n;
-        let up_to = values.partition_point(|&other| other <= value + 1e-9) as f64 / n;
-        assert!(
-            below <= share + tolerance && up_to >= share - tolerance,
-            "{name}: {percent} % of torchvision's are up to {value}; here {below} are below and {up_to} up to it"
-        );
-    }
-}
-
-#[test]
-fn crops_are_distributed_as_torchvision_s() {
-    for expected in list(&golden()["random_resized_crop"]) {
-        let crop = Crop { scale: pair(&expected["scale"]), ratio: pair(&expected["ratio"]) };
-        let source = size(&expected["source"]);
-        let draws = draws(&Augment { crop, ..Augment::default() }, source, integer(&expected["draws"]));
-        let area = f64::from(source[0] * source[1]);
-        let columns: [(&str, Column); 5] = [
-            ("top", |draw| draw.top.into()),
-            ("left", |draw| draw.left.into()),
-            ("height", |draw| draw.height.into()),
-            ("width", |draw| draw.width.into()),
-            ("area_fraction", |draw| f64::from(draw.height * draw.width)),
-        ];
-        for (name, column) in columns {
-            let scale = if name == "area_fraction" { area } else { 1.0 };
-            let values = draws.iter().map(|draw| column(draw) / scale).collect();
-            assert_distributed(&format!("{} {name}", expected["name"]), values, &expected[name]);
-        }
-    }
-}
-
-#[test]
-fn jitter_is_distributed_as_torchvision_s() {
-    let expected = &golden()["color_jitter"];
-    let jitter = Jitter { probability: 1.0, brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.2 };
-    let draws = draws(&Augment { jitter: Some(jitter), ..Augment::default() }, [32, 32], integer(&expected["draws"]));
-    let columns: [(&str, Column); 4] = [
-        ("brightness", |draw| draw.brightness.into()),
-        ("contrast", |draw| draw.contrast.into()),
-        ("saturation", |draw| draw.saturation.into()),
-        ("hue", |draw| draw.hue.into()),
-    ];
-    for (name, column) in columns {
-        let values = draws.iter().map(column).collect();
-        assert_distributed(name, values, &expected["factors"][name]);
-    }
-    let mut orders: BTreeMap<String, f64> = BTreeMap::new();
-    for draw in &draws {
-        *orders.entry(draw.jitter_order().map(|op| (op as u32).to_string()).concat()).or_default() += 1.0;
-    }
-    let frequencies = expected["order_frequencies"].as_object().expect("frequencies");
-    assert_eq!(orders.len(), frequencies.len());
-    let n = draws.len() as f64;
-    for (order, expected) in frequencies {
-        let (found, expected) = (orders[order] / n, number(expected));
-        let standard_error = (2.0 / 24.0 * (23.0 / 24.0) / n).sqrt();
-        assert!((found - expected).abs() <= STANDARD_ERRORS * standard_error, "{order}: {found}, {expected}");
-    }
-}
-
-#[test]
-fn crop_sizes_round_as_torchvision_s() {
-    for case in list(&golden()["crop_sizes"]) {
-        let (scale, ratio) = (number(&case["scale"]), number(&case["ratio"]));
-        let crop = Crop { scale: [scale, scale], ratio: [ratio, ratio] };
-        let source = size(&case["source"]);
-        let draw = draws(&Augment { crop, ..Augment::default() }, source, 1)[0];
-        if case["fits"].as_bool().expect("a bool") {
-            assert_eq!([draw.height, draw.width], size(case), "{case}");
-        }
-    }
-}
-
-#[test]
-fn crops_that_never_fit_are_torchvision_s() {
-    for case in list(&golden()["crop_fallbacks"]) {
-        let crop = Crop { scale: pair(&case["scale"]), ratio: pair(&case["ratio"]) };
-        let draw = draws(&Augment { crop, ..Augment::default() }, size(&case["source"]), 1)[0];
-        let found = [draw.top, draw.left, draw.height, draw.width];
-        assert_eq!(found, ["top", "left", "height", "width"].map(|key| integer(&case["box"][key])), "{case}");
-    }
-}
-
-// ----------------------------------------------------------------------------------------------------------- pixels
 
 /// A tensor `[height, width, 3]` as its size and its `[3, height, width]` values in `[0, 1]`.
 fn planar(tensors: &SafeTensors, name: &Value) -> ([u32; 2], Vec<f32>) {
@@ -169,25 +19,6 @@ fn planar(tensors: &SafeTensors, name: &Value) -> ([u32; 2], Vec<f32>) {
     let values = (0..3).flat_map(|c| interleaved[c..].iter().step_by(3).copied()).collect();
     ([height as u32, width as u32], values)
 }
-
-const WHOLE: Draw = Draw {
-    image: 0,
-    top: 0,
-    left: 0,
-    height: 0,
-    width: 0,
-    flip: 0,
-    jitter: 0,
-    order: 0x0302_0100,
-    brightness: 1.0,
-    contrast: 1.0,
-    saturation: 1.0,
-    hue: 0.0,
-    grayscale: 0,
-    blur_sigma: 0.0,
-    blur_filter: 1,
-    solarize: Draw::NO_SOLARIZE,
-};
 
 fn cropped(params: &Value) -> Draw {
     let [top, left, height, width] = ["top", "left", "height", "width"].map(|key| integer(&params[key]));
@@ -337,7 +168,7 @@ fn pixels_are_pil_s_but_for_its_rounding() {
     let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file");
     let scratch = &mut Scratch::default();
     let mut found: BTreeMap<String, (f64, f64, f64)> = BTreeMap::new();
-    for case in list(&golden()["pixels"]) {
+    for case in list(&json("augment.json")["pixels"]) {
         let (view, bound) = run(case, &tensors, scratch);
         let (_, expected) = planar(&tensors, &case["output"]);
         assert_eq!(view.len(), expected.len(), "{}", case["name"]);
