@@ -68,7 +68,7 @@ fn resized_crop_backward(
             sum += line * of_row;
         }
     }
-    let out = 3u * source * area + at;
+    let out = params.first + 3u * source * area + at;
     if params.add == 1u {
         sum += vec3(gradients[out], gradients[out + area], gradients[out + 2u * area]);
     }

@@ -42,6 +42,8 @@ struct Params {
     source_height: u32,
     source_width: u32,
     add: u32,
+    /// Values before the first source's gradient.
+    first: u32,
     /// byte / 255, rounded as IEEE 754 says: a shader's own division may be off by units in the last place.
     unit: array<vec4<f32>, 64>,
 }

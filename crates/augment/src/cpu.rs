@@ -14,8 +14,8 @@ mod colour;
 mod resize;
 
 pub use backward::{
-    brightness_backward, colour_backward, contrast_backward, grayscale_backward, hue_backward, resized_crop_backward,
-    saturation_backward, solarize_backward,
+    backward_batch, brightness_backward, colour_backward, contrast_backward, grayscale_backward, hue_backward,
+    resized_crop_backward, saturation_backward, solarize_backward,
 };
 pub use blur::{gaussian_blur, pil_box_blur};
 pub use colour::{brightness, contrast, grayscale, hue, saturation, solarize};

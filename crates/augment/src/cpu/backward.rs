@@ -10,6 +10,7 @@ use super::colour::{GRAY, gray, mean_gray};
 use super::resize::Axes;
 use super::{Scratch, Source, assert_view, brightness, contrast, grayscale, hue, resized_crop, saturation};
 use gabion_spec::{Draw, JitterOp};
+use rayon::prelude::*;
 
 /// An operation of a draw, in the order in which they are applied after the crop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -243,6 +244,36 @@ pub fn resized_crop_backward(
             }
         }
     }
+}
+
+/// The gradient with respect to every source from those with respect to the views, in parallel on rayon's current pool.
+///
+/// # Shapes
+/// `gradients` `[draws, 3, height, width]`, in whose place the gradients with respect to the crops are left; `out`
+/// `[sources, 3, h, w]`, all sources of one size.
+///
+/// # Panics
+/// As [`super::apply_batch`]; when sources differ in size.
+pub fn backward_batch(sources: &[Source], draws: &[Draw], size: [u32; 2], gradients: &mut [f32], out: &mut [f32]) {
+    let Some(first) = sources.first() else { return };
+    let length = super::view_len(size);
+    let source_length = super::view_len(first.size);
+    assert!(sources.iter().all(|source| source.size == first.size), "sources of one size are gone back to together");
+    assert_eq!(gradients.len(), draws.len() * length, "gradients: given (left), of the draws (right)");
+    assert_eq!(out.len(), sources.len() * source_length, "source values: given (left), of the sources (right)");
+    gradients.par_chunks_exact_mut(length).zip(draws).for_each(|(gradient, draw)| {
+        let source = sources[draw.image as usize];
+        super::SCRATCH.with_borrow_mut(|scratch| colour_backward(source, draw, size, gradient, scratch));
+    });
+    let gradients = &*gradients;
+    out.par_chunks_exact_mut(source_length).enumerate().for_each(|(image, out)| {
+        let of_image = || draws.iter().enumerate().filter(|(_, draw)| draw.image as usize == image);
+        let own: Vec<Draw> = of_image().map(|(_, draw)| *draw).collect();
+        let own_gradients: Vec<f32> =
+            of_image().flat_map(|(at, _)| &gradients[at * length..][..length]).copied().collect();
+        super::SCRATCH
+            .with_borrow_mut(|scratch| resized_crop_backward(&own, &own_gradients, size, first.size, out, scratch));
+    });
 }
 
 /// For each input of an axis, the outputs that look at it and with which weights.

@@ -1,6 +1,6 @@
 //! Cutting the draws of a call into dispatches whose views one binding reaches.
 
-use super::{Sources, Target};
+use super::Target;
 use gabion_spec::Draw;
 
 /// What a dispatch has to stay within.
@@ -27,27 +27,28 @@ pub(super) struct Chunk {
     pub shift: u32,
 }
 
+impl Chunk {
+    /// The part of the target that its views lie in.
+    pub fn binding<'a>(&self, buffer: &'a wgpu::Buffer) -> wgpu::BindingResource<'a> {
+        let (offset, size) = (self.offset, std::num::NonZeroU64::new(self.bytes));
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+    }
+}
+
 /// Most draws of a dispatch: their bytes stay far below every limit.
 const MOST_DRAWS: u64 = 1 << 20;
 
-/// The draws of sources on one page, in dispatches.
-pub(super) fn of_page(
-    sources: &Sources,
-    page: usize,
-    draws: &[Draw],
+/// Cuts pairs of place and draw, places ascending.
+pub(super) fn cut(
+    draws: impl Iterator<Item = (u64, Draw)>,
     target: &Target<'_>,
     view_bytes: u64,
     limits: &Limits,
 ) -> Vec<Chunk> {
-    let on_page = draws.iter().enumerate().filter_map(|(place, draw)| {
-        let &(_, its, number) = &sources.places[draw.image as usize];
-        (its == page).then_some((place as u64, Draw { image: number, ..*draw }))
-    });
-    cut(on_page, target.offset, target.values.bytes(), target.buffer.size(), view_bytes, limits)
+    cut_from(draws, target.offset, target.values.bytes(), target.buffer.size(), view_bytes, limits)
 }
 
-/// Cuts pairs of place and draw, places ascending.
-fn cut(
+fn cut_from(
     draws: impl Iterator<Item = (u64, Draw)>,
     start: u64,
     value_bytes: u64,
@@ -112,7 +113,7 @@ mod tests {
         let limits = Limits { align: 256, binding: 4096, views: 3 };
         let (start, view_bytes) = (300, 12 * 25);
         let draws = (0..40).filter(|place| place % 3 != 1).map(|place| (place, Draw { image: 7, ..Draw::default() }));
-        let chunks = cut(draws, start, 4, 1 << 20, view_bytes, &limits);
+        let chunks = cut_from(draws, start, 4, 1 << 20, view_bytes, &limits);
         let mut made = Vec::new();
         for chunk in &chunks {
             assert!(

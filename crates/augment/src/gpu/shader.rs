@@ -37,16 +37,33 @@ pub(super) fn memory(length: u64, workgroup: u32) -> Memory {
 const BINDINGS: &str = include_str!("../../../../shaders/shared/bindings.wgsl");
 const RESIZED_CROP: &str = include_str!("../../../../shaders/shared/resized_crop.wgsl");
 
-/// The text of the kernel `apply`.
-pub(super) fn apply(memory: Memory) -> String {
-    of_view(memory, include_str!("../../../../shaders/apply.wgsl"))
+/// A compute kernel of shaders/.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kernel {
+    Apply(Memory),
+    ColourBackward(Memory),
+    ResizedCropBackward,
 }
 
-/// The texts of the gradients' kernels, `colour_backward` and `resized_crop_backward`.
-#[cfg(test)]
-pub(super) fn backward(memory: Memory) -> [String; 2] {
-    let crop = include_str!("../../../../shaders/resized_crop_backward.wgsl");
-    [of_view(memory, include_str!("../../../../shaders/colour_backward.wgsl")), [BINDINGS, RESIZED_CROP, crop].concat()]
+impl Kernel {
+    pub(super) fn entry_point(self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::ColourBackward(_) => "colour_backward",
+            Self::ResizedCropBackward => "resized_crop_backward",
+        }
+    }
+
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Apply(memory) => of_view(memory, include_str!("../../../../shaders/apply.wgsl")),
+            Self::ColourBackward(memory) => of_view(memory, include_str!("../../../../shaders/colour_backward.wgsl")),
+            Self::ResizedCropBackward => {
+                let crop = include_str!("../../../../shaders/resized_crop_backward.wgsl");
+                [BINDINGS, RESIZED_CROP, crop].concat()
+            }
+        }
+    }
 }
 
 /// A kernel that makes a view, with the pieces that it needs.

@@ -1,7 +1,7 @@
 //! The GPU against the CPU. A machine without an adapter says that it skips; `GABION_REQUIRE_GPU=1` lets it fail.
 
 use super::*;
-use crate::cpu::apply_batch;
+use crate::cpu::{Source, apply_batch, backward_batch};
 use crate::{ViewId, sample};
 use gabion_spec::{Augment, Blur, BlurFilter, Crop, Jitter, Pixels, Solarize};
 use proptest::prelude::*;
@@ -229,6 +229,186 @@ fn what_does_not_fit_is_named() {
     assert!(gpu.views(&sources, &[], [4, 4]).is_ok_and(|views| views.is_empty()));
 }
 
+/// Gradients of noise, on the CPU and on the device: with respect to the crops and to the sources.
+fn gradients_of(case: &Case, gpu: &Gpu, sources: &[Source<'_>]) -> [[Vec<f32>; 2]; 2] {
+    let from = sources[0].size;
+    let views = case.draws.len() * 3 * (case.size[0] * case.size[1]) as usize;
+    let given: Vec<f32> = noise(views, 77).into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let mut crops = given.clone();
+    let mut wanted = vec![0.0; sources.len() * 3 * (from[0] * from[1]) as usize];
+    backward_batch(sources, &case.draws, case.size, &mut crops, &mut wanted);
+    // Offsets that are no multiple of a binding's alignment.
+    let (at, out_at) = (68, 132);
+    let buffer = |offset: usize, contents: &[f32]| {
+        let bytes = [&vec![0; offset], bytemuck::cast_slice::<f32, u8>(contents)].concat();
+        gpu.filled("gradients", &bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
+    };
+    let gradients = buffer(at, &given);
+    // What is there before does not matter.
+    let out = buffer(out_at, &vec![9.0; wanted.len()]);
+    let target = |buffer, offset: usize| Target { buffer, offset: offset as u64, values: Values::F32 };
+    let resident = gpu.upload(sources).unwrap();
+    gpu.backward(&resident, &case.draws, case.size, target(&gradients, at), target(&out, out_at)).unwrap();
+    let found = [read_back(gpu, &gradients, at), read_back(gpu, &out, out_at)];
+    [[crops, wanted], found]
+}
+
+fn read_back(gpu: &Gpu, buffer: &wgpu::Buffer, offset: usize) -> Vec<f32> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let size = buffer.size();
+    let read =
+        gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+    let mut encoder = gpu.encoder();
+    encoder.copy_buffer_to_buffer(buffer, 0, &read, 0, size);
+    gpu.queue.submit([encoder.finish()]);
+    read.slice(..).map_async(wgpu::MapMode::Read, |_| ());
+    gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    let mapped = read.slice(..).get_mapped_range().unwrap();
+    bytemuck::pod_collect_to_vec(&mapped[offset..])
+}
+
+/// A pixel at a corner (equal channels, a threshold, a clamp) may go another way on each side, and through the mean of
+/// contrast and through blurs it moves others a little: nearly all agree closely, and the sum of all does.
+#[track_caller]
+fn assert_gradients(case: &Case, wanted: &[f32], found: &[f32], most_apart: usize) {
+    assert_eq!(wanted.len(), found.len());
+    let scale = wanted.iter().fold(0.0f32, |most, value| most.max(value.abs())).max(1e-3);
+    let apart: Vec<usize> = (0..wanted.len()).filter(|&at| (wanted[at] - found[at]).abs() > 2e-4 * scale).collect();
+    assert!(
+        apart.len() <= most_apart,
+        "{} of {} apart, first {:?}: {:?}, not {:?}, largest {scale}, {:?}",
+        apart.len(),
+        wanted.len(),
+        apart.first(),
+        apart.first().map(|&at| found[at]),
+        apart.first().map(|&at| wanted[at]),
+        case.draws
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn gradients_are_the_cpus(
+        seed: u64,
+        rows in 8u32..100, columns in 8u32..100,
+        size in prop::sample::select(vec![[16, 16], [32, 32], [64, 64], [96, 96], [9, 13]]),
+        boxes: bool,
+    ) {
+        let Some(gpu) = shared() else { return Ok(()) };
+        let filter = if boxes { BlurFilter::PilBoxes } else { BlurFilter::Gaussian };
+        let case = Case::new(&strong(size, filter), seed, &[[rows, columns]; 3], 7);
+        // Floats, so that few pixels have equal channels.
+        let values: Vec<Vec<f32>> = (0..3)
+            .map(|image| {
+                let [high, low] = [0, 9].map(|more| noise((3 * rows * columns) as usize, seed ^ (image + more)));
+                high.iter().zip(&low).map(|(&h, &l)| (f32::from(h) + f32::from(l) / 256.0) / 256.0).collect()
+            })
+            .collect();
+        let sources: Vec<Source<'_>> = values.iter().map(|values| Source::floats(values, [rows, columns])).collect();
+        let [wanted, found] = gradients_of(&case, gpu, &sources);
+        let [_, again] = gradients_of(&case, gpu, &sources);
+        // What a view at a corner moves: at most a few of its values.
+        for (wanted, found) in wanted.iter().zip(&found) {
+            assert_gradients(&case, wanted, found, wanted.len() / 500);
+        }
+        prop_assert!(found == again, "not the same twice");
+    }
+}
+
+#[test]
+fn gradients_through_small_bindings_are_the_same() {
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 30_000, ..wgpu::Limits::default() };
+    let Some(small) = gpu(limits) else { return };
+    let augment = Augment { jitter: None, grayscale: 0.0, solarize: None, ..strong([17, 15], BlurFilter::PilBoxes) };
+    let case = Case::new(&augment, 5, &[[40, 41]; 6], 50);
+    let [wanted, found] = gradients_of(&case, &small, &case.sources());
+    assert_gradients(&case, &wanted[1], &found[1], 0);
+    let [_, whole] = gradients_of(&case, shared().unwrap(), &case.sources());
+    assert_gradients(&case, &whole[1], &found[1], 0);
+    // A source without a view has no gradient.
+    let mut case = case;
+    case.draws.retain(|draw| draw.image != 2 && draw.image != 5);
+    let [wanted, found] = gradients_of(&case, &small, &case.sources());
+    assert_gradients(&case, &wanted[1], &found[1], 0);
+    assert!(found[1][5 * 3 * 1640..].iter().all(|&value| value == 0.0));
+}
+
+#[test]
+fn gradients_of_what_does_not_fit_are_named() {
+    let Some(gpu) = shared() else { return };
+    let pixels = [7; 48];
+    let target = |buffer| Target { buffer, offset: 0, values: Values::F32 };
+    let buffer = gpu.storage("room", &[0; 192]);
+    let draw = Draw { height: 4, width: 4, solarize: Draw::NO_SOLARIZE, ..Draw::default() };
+    let sizes = gpu.upload(&[Source::bytes(&pixels, [4, 4]), Source::bytes(&pixels[..24], [2, 4])]).unwrap();
+    let error = gpu.backward(&sizes, &[draw], [4, 4], target(&buffer), target(&buffer)).unwrap_err().to_string();
+    assert!(error.contains("source 1 is 2x4 and the first is 4x4"), "{error}");
+    let one = gpu.upload(&[Source::bytes(&pixels, [4, 4])]).unwrap();
+    let halves = Target { values: Values::F16, ..target(&buffer) };
+    let error = gpu.backward(&one, &[draw], [4, 4], halves, target(&buffer)).unwrap_err();
+    assert_eq!(error, GpuError::Halves);
+    let small = gpu.storage("less", &[0; 188]);
+    let error = gpu.backward(&one, &[draw], [4, 4], target(&buffer), target(&small)).unwrap_err();
+    assert!(matches!(error, GpuError::Target { .. }), "{error}");
+    let error = gpu.backward(&one, &[draw], [4, 4], Target { offset: 2, ..target(&buffer) }, target(&small));
+    assert_eq!(error, Err(GpuError::Misaligned { offset: 2 }));
+}
+
+#[test]
+fn a_ring_keeps_the_last_images_of_a_stream() {
+    // Two of three slots on the first page.
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 8_000, ..wgpu::Limits::default() };
+    let Some(gpu) = gpu(limits) else { return };
+    let size = [31, 33];
+    let frames: Vec<Vec<u8>> = (0..5).map(|seed| noise(3 * 31 * 33, seed)).collect();
+    let mut ring = gpu.ring(size, 3).unwrap();
+    let whole = Draw { height: 31, width: 33, solarize: Draw::NO_SOLARIZE, ..Draw::default() };
+    let shown = |ring: &Ring, image| gpu.views(ring.sources(), &[Draw { image, ..whole }], [8, 8]).unwrap();
+    let wanted = |frame: usize| {
+        let mut view = vec![0.0; 192];
+        apply_batch(&[Source::bytes(&frames[frame], size)], &[whole], [8, 8], &mut view);
+        view
+    };
+    for (number, frame) in frames.iter().enumerate() {
+        let slot = gpu.push(&mut ring, frame).unwrap();
+        assert_eq!(slot as usize, number % 3);
+        // This one, and the one before it where there is one.
+        for back in 0..=number.min(1) {
+            let found = shown(&ring, ((number - back) % 3) as u32);
+            let off = found.iter().zip(wanted(number - back)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-5, "frame {number}, {back} back: {off}");
+        }
+    }
+    let error = gpu.push(&mut ring, &frames[0][1..]).unwrap_err().to_string();
+    assert!(error.contains("has 3068 values, 3069 are needed"), "{error}");
+    assert!(matches!(gpu.ring([200, 200], 1), Err(GpuError::Limit { .. })));
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_no_hang() {
+    let Some(gpu) = gpu(wgpu::Limits::default()) else { return };
+    let case = Case::new(&strong([16, 16], BlurFilter::Gaussian), 2, &[[20, 20]], 4);
+    let sources = gpu.upload(&case.sources()).unwrap();
+    gpu.device.destroy();
+    let error = gpu.views(&sources, &case.draws, case.size).unwrap_err();
+    assert!(matches!(error, GpuError::Lost(_)), "{error:?}");
+}
+
+#[test]
+fn short_memory_is_met_with_fewer_views_at_a_time() {
+    let Some(gpu) = gpu(wgpu::Limits::default()) else { return };
+    let case = Case::new(&strong([16, 16], BlurFilter::Gaussian), 2, &[[20, 20]], 23);
+    let (plenty, gradients) = (case.on(&gpu), gradients_of(&case, &gpu, &case.sources()));
+    gpu.most_views.store(3, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(case.on(&gpu), plenty);
+    assert_eq!(gradients_of(&case, &gpu, &case.sources()), gradients);
+    gpu.most_views.store(0, std::sync::atomic::Ordering::Relaxed);
+    let sources = gpu.upload(&case.sources()).unwrap();
+    let error = gpu.views(&sources, &case.draws, case.size).unwrap_err();
+    assert!(matches!(error, GpuError::OutOfMemory(_)), "{error}");
+}
+
 /// The module of a shader that asks for nothing beyond WebGPU.
 #[track_caller]
 fn valid(text: &str) -> naga::Module {
@@ -250,8 +430,8 @@ fn members<'a>(module: &'a naga::Module, name: &str, size: usize) -> Vec<(&'a st
 #[test]
 fn a_draw_is_laid_out_as_the_shader_reads_it() {
     for memory in [shader::Memory::Held(3072), shader::Memory::Held(12_288), shader::Memory::Stored] {
-        let [colour, crop] = shader::backward(memory);
-        let [module, ..] = [&shader::apply(memory), &colour, &crop].map(|text| valid(text));
+        let kernels = [Kernel::Apply(memory), Kernel::ColourBackward(memory), Kernel::ResizedCropBackward];
+        let [module, ..] = kernels.map(|kernel| valid(&kernel.text()));
         let found = members(&module, "Draw", size_of::<Draw>());
         let wanted = [
             ("image", std::mem::offset_of!(Draw, image)),
@@ -275,8 +455,11 @@ fn a_draw_is_laid_out_as_the_shader_reads_it() {
         // Their fields are as many words in the same order.
         let words = |of: usize| (0..of).map(|word| 4 * word).collect::<Vec<_>>();
         let offsets = |name, size| members(&module, name, size).iter().map(|(_, at)| *at).collect::<Vec<_>>();
-        assert_eq!(offsets("Source", size_of::<Entry>()), words(4));
-        assert_eq!(offsets("Params", size_of::<Params>()), words(9));
-        assert_eq!(members(&module, "Params", size_of::<Params>())[8], ("unit", std::mem::offset_of!(Params, unit)));
+        assert_eq!(offsets("Source", size_of::<sources::Entry>()), words(4));
+        assert_eq!(
+            offsets("Params", size_of::<Params>()),
+            [words(9), vec![std::mem::offset_of!(Params, unit)]].concat()
+        );
+        assert_eq!(members(&module, "Params", size_of::<Params>())[9], ("unit", std::mem::offset_of!(Params, unit)));
     }
 }
