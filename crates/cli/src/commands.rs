@@ -14,7 +14,7 @@ use crate::output::{Failure, Output, usage};
 use burn::tensor::Device;
 use gabion_experiment::data::photos::Photos;
 use gabion_experiment::data::{self as sets, Data, Kind, synth::Synth};
-use gabion_runtime::Offered;
+use gabion_runtime::{Offered, Wanted};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +63,20 @@ impl DeviceArguments {
         let (device, offered) = gabion_runtime::choose(choice)?;
         output.note(format!("device: {} ({}, {})", offered.name, offered.kind, offered.backend));
         Ok((device, offered))
+    }
+}
+
+/// What makes the views.
+#[derive(clap::Args)]
+pub struct PipelineArguments {
+    /// auto, cpu or gpu: what makes the views; auto tries both on a wgpu device.
+    #[arg(long, default_value = "auto", value_name = "PIPELINE")]
+    pipeline: String,
+}
+
+impl PipelineArguments {
+    pub fn wanted(&self) -> Result<Wanted, Failure> {
+        self.pipeline.parse().map_err(usage)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::report::{ReportError, render};
 use crate::run::{self, Event, Outcome, RunError};
 use burn::tensor::Device;
 use folder::Folder;
-use gabion_runtime::{Bundle, BundleError, ClassifyError, Session};
+use gabion_runtime::{Bundle, BundleError, ClassifyError, Offered, Session, Wanted};
 use gabion_spec::{self as spec, Pixels, Precision, Pretrain, Protocol};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub struct Options<'a> {
     /// A device without autodiff.
     pub device: Device,
     /// Its name, for the report.
-    pub device_name: String,
+    pub offered: Offered,
     /// Seeds the weights, the views, the heads and the choice of test images; the drawn images stay the same.
     pub seed: u64,
     /// Set from outside to stop.
@@ -317,7 +317,8 @@ impl Work<'_> {
             out: &out,
             resume: false,
             device: device.clone(),
-            device_name: options.device_name.clone(),
+            offered: &options.offered,
+            pipeline: Wanted::Auto,
             checkpoint_every: None,
             stop: options.stop,
         };

@@ -22,13 +22,13 @@ use crate::guard::{HeldOut, Verdict};
 use crate::recipe::RecipeError;
 use crate::views;
 use burn::Tensor;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 use folder::Facts;
 use gabion_learn::loss::Loss;
 use gabion_learn::optim::{cosine_rate, schedule_length};
 use gabion_learn::train::{self, Minibatch, State};
 use gabion_learn::weights;
-use gabion_runtime::{Bundle, BundleError};
+use gabion_runtime::{Bundle, BundleError, Choice, Offered, Pipeline, PipelineError, Wanted};
 use gabion_spec::{Precision, Pretrain};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,12 +46,20 @@ pub struct Options<'a> {
     pub resume: bool,
     /// A device without autodiff.
     pub device: Device,
-    /// Its name, for `run.json`.
-    pub device_name: String,
+    /// What it is.
+    pub offered: &'a Offered,
+    /// What makes the views.
+    pub pipeline: Wanted,
     /// Minibatches between checkpoints; every minute when absent.
     pub checkpoint_every: Option<u64>,
     /// Set from outside to save and stop.
     pub stop: &'a AtomicBool,
+}
+
+impl Options<'_> {
+    fn device_name(&self) -> String {
+        format!("{} ({})", self.offered.name, self.offered.backend)
+    }
 }
 
 /// An optimizer step, as `metrics.jsonl` has it.
@@ -137,6 +145,10 @@ pub enum RunError {
     Overfitting { minibatch: u64, best: f64, now: f64 },
     #[error("a worker that makes views failed: {0}")]
     Worker(#[from] crate::data::prefetch::Panicked),
+    #[error(transparent)]
+    Views(#[from] PipelineError),
+    #[error("{device} failed at minibatch {minibatch}: {why}; --resume goes on from the checkpoint before it")]
+    Device { device: String, minibatch: u64, why: String },
     #[error("the checkpoint does not fit the recipe: {0}; start again without --resume")]
     Misfit(#[from] weights::Misfit),
     #[error(transparent)]
@@ -172,7 +184,7 @@ pub fn pretrain(
         env!("CARGO_PKG_VERSION"),
         crate::COMMIT,
         if options.resume { "goes on" } else { "starts" },
-        options.device_name,
+        options.device_name(),
         images.len(),
         data.kind.name()
     ));
@@ -273,35 +285,60 @@ fn train(
     let objective = train::objective(recipe.loss, recipe.views as usize);
     let clean = train::clean_views(&recipe.loss) * recipe.batch as usize;
     let crops = (recipe.views * recipe.batch) as usize;
-    let [height, width] = recipe.augment.size.map(|side| side as usize);
+    let (pipeline, why) = views::with_trial(recipe, images, |work| {
+        Pipeline::choose(options.pipeline, &options.device, options.offered, work)
+    })?;
+    let (pipeline, sources) = (Arc::new(pipeline), views::sources(images));
+    // The CPU's workers find their images themselves.
+    let resident = pipeline.sources(if pipeline.on_device() { &sources } else { &[] })?;
+    observe(Event::Note(why));
     observe(Event::Started { minibatch: position.minibatches, minibatches: total });
     let index = |minibatch: u64| usize::try_from(minibatch).expect("minibatches fit memory");
-    let mut ahead = views::prefetch(&Arc::new(recipe.clone()), images, index(position.minibatches), index(total));
+    let (from, to) = (index(position.minibatches), index(total));
+    let mut ahead = views::prefetch(&Arc::new(recipe.clone()), images, &pipeline, from, to);
+    let (mut making, mut told_fallen) = (Duration::ZERO, false);
     let (started, before) = (Instant::now(), position.seconds);
     let (first, mut saved) = (position.minibatches, Instant::now());
     while let Some(batch) = ahead.next() {
-        let x = TensorData::new(batch?, [crops, 3, height, width]);
-        let batch = Minibatch { x: Tensor::from_data(x, &options.device), clean };
+        let x = match batch? {
+            views::Minibatch::Views(views) => views,
+            views::Minibatch::Draws(draws) => {
+                let asked = Instant::now();
+                let views = pipeline.views(&resident, &draws, recipe.augment.size)?;
+                making += asked.elapsed();
+                views
+            }
+        };
+        if let Some(why) = pipeline.fallen().filter(|_| !told_fallen) {
+            observe(Event::Note(format!("views: cpu pipeline from here on ({why})")));
+            told_fallen = true;
+        }
+        let batch = Minibatch { x, clean };
         let minibatch = position.minibatches;
         let first_step = minibatch * replays;
         let rates: Vec<f64> =
             (0..replays).map(|replay| cosine_rate(recipe.optimizer.rate, first_step + replay, length)).collect();
-        let losses = train::minibatch(state, &objective, &batch, &recipe.threat, &rates);
+        let losses = step(options, minibatch, || {
+            train::minibatch(state, &objective, &batch, &recipe.threat, &rates)
+                .into_iter()
+                .map(|loss| (scalar(&loss.total), terms(&loss)))
+                .collect::<Vec<_>>()
+        })?;
         position.minibatches += 1;
         position.seconds = before + started.elapsed().as_secs_f64();
         let verdict = guard.and_then(|guard| guard.probe(&state.model, position.minibatches));
         let done = (position.minibatches - first) * u64::from(recipe.threat.passes()) * crops as u64;
         let last = losses.len() - 1;
-        for (replay, loss) in losses.iter().enumerate() {
+        for (replay, (loss, terms)) in losses.into_iter().enumerate() {
             let line = Metrics {
                 step: first_step + replay as u64,
                 minibatch,
                 epoch: minibatch / per_epoch,
                 rate: rates[replay],
-                loss: scalar(&loss.total),
-                terms: terms(loss),
+                loss,
+                terms,
                 crops_per_second: done as f64 / started.elapsed().as_secs_f64(),
-                waiting: ahead.waited().as_secs_f64() / ahead.elapsed().as_secs_f64().max(1e-9),
+                waiting: (ahead.waited() + making).as_secs_f64() / ahead.elapsed().as_secs_f64().max(1e-9),
                 seconds: position.seconds,
                 guard: verdict.as_ref().filter(|_| replay == last).map(|verdict| verdict.robust),
             };
@@ -338,6 +375,19 @@ fn train(
         }
     }
     Ok(Trained::Finished)
+}
+
+/// Burn panics where a device is lost or refuses work; the CPU's panics are ours.
+fn step<T>(options: &Options<'_>, minibatch: u64, step: impl FnOnce() -> T) -> Result<T, RunError> {
+    if options.offered.choice == Choice::Cpu {
+        return Ok(step());
+    }
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(step)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let why = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into());
+        let why = why.lines().next().unwrap_or_default().to_string();
+        RunError::Device { device: options.device_name(), minibatch, why }
+    })
 }
 
 fn scalar(value: &Tensor<1>) -> f32 {

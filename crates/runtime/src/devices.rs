@@ -221,8 +221,12 @@ fn guarded<T>(name: &str, open: impl FnOnce() -> Result<T, String>) -> Result<T,
 }
 
 #[cfg(feature = "wgpu")]
+mod cache;
+#[cfg(feature = "wgpu")]
 #[path = "devices/wgpu.rs"]
 mod gpu;
+#[cfg(feature = "wgpu")]
+pub(crate) use {cache::Cache, gpu::under};
 
 #[cfg(not(feature = "wgpu"))]
 mod gpu {

@@ -1,14 +1,16 @@
 //! A bundle that classifies: the whole image, or the mean feature over many random crops of it.
 
-use crate::{Bundle, BundleError, Rgb};
+use crate::pipeline::{Pipeline, PipelineError, Sources, Wanted, Work};
+use crate::{Bundle, BundleError, Offered, Rgb};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
-use gabion_augment::cpu::{Source, apply_batch};
+use gabion_augment::cpu::Source;
 use gabion_augment::{Augment, Draw, ViewId, sample};
 use gabion_learn::{Head, Mode, Model};
 use gabion_spec::{Crop, Manifest};
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Most views of an image.
@@ -65,6 +67,9 @@ pub enum ClassifyError {
         /// Bytes there.
         bytes: usize,
     },
+    /// The crops could not be made.
+    #[error(transparent)]
+    Crops(#[from] PipelineError),
 }
 
 /// An opened bundle with a head, ready to classify.
@@ -74,6 +79,8 @@ pub struct Session {
     model: Model,
     head: Head,
     device: Device,
+    wanted: Option<(Wanted, Offered)>,
+    pipeline: OnceLock<(Pipeline, String)>,
 }
 
 impl Session {
@@ -88,7 +95,31 @@ impl Session {
         if device.is_autodiff() {
             (model, head, device) = (model.valid(), head.valid(), device.without_autodiff());
         }
-        Ok(Self { manifest, model, head, device })
+        Ok(Self { manifest, model, head, device, wanted: None, pipeline: OnceLock::new() })
+    }
+
+    /// Crops are made as wanted, on the device that `offered` describes; without this the CPU makes them.
+    #[must_use]
+    pub fn with_pipeline(self, wanted: Wanted, offered: &Offered) -> Self {
+        Self { wanted: Some((wanted, offered.clone())), pipeline: OnceLock::new(), ..self }
+    }
+
+    /// What makes the crops and why, once some were made.
+    pub fn pipeline(&self) -> Option<&str> {
+        self.pipeline.get().map(|(_, why)| why.as_str())
+    }
+
+    /// Chosen on the first crops.
+    fn pipeline_for(&self, work: &Work<'_>) -> Result<&Pipeline, PipelineError> {
+        if self.pipeline.get().is_none() {
+            let chosen = match &self.wanted {
+                None => (Pipeline::cpu(self.device.clone()), "views: cpu pipeline".into()),
+                Some((wanted, offered)) => Pipeline::choose(*wanted, &self.device, offered, work)?,
+            };
+            // Another thread's choice does as well.
+            let _ = self.pipeline.set(chosen);
+        }
+        Ok(&self.pipeline.get().expect("set above").0)
     }
 
     /// What the bundle is.
@@ -120,11 +151,15 @@ impl Session {
             (logits, firsts)
         } else {
             let source = Source::bytes(pixels, [rows, columns]);
+            let opening = self.draws(source, options.seed, 0..views.min(BATCH));
+            let size = [self.manifest.input.height, self.manifest.input.width];
+            let pipeline = self.pipeline_for(&Work { sources: &[source], draws: &opening, size })?;
+            let sources: Sources<'_> = pipeline.sources(&[source])?;
             let mut sum: Option<Tensor<2>> = None;
             let mut firsts = Vec::new();
             for from in (0..views).step_by(BATCH as usize) {
-                let crops = self.crops(source, options.seed, from..views.min(from + BATCH));
-                let features = self.feature(crops);
+                let draws = self.draws(source, options.seed, from..views.min(from + BATCH));
+                let features = self.feature(pipeline.views(&sources, &draws, size)?);
                 let logits = self.head.forward(features.clone(), Mode::Eval);
                 firsts.extend(rows_of(logits).iter().map(|logits| first(logits)));
                 let partial = features.sum_dim(0);
@@ -163,9 +198,7 @@ impl Session {
         Tensor::from_data(TensorData::new(values, [1, 3, height, width]), &self.device)
     }
 
-    /// `[views, 3, height, width]` in `[0, 1]`.
-    fn crops(&self, source: Source, seed: u64, views: Range<u32>) -> Tensor<4> {
-        let [height, width] = self.input();
+    fn draws(&self, source: Source, seed: u64, views: Range<u32>) -> Vec<Draw> {
         let size = [self.manifest.input.height, self.manifest.input.width];
         let trained = self.manifest.pretrain.as_ref().map(|pretrain| &pretrain.augment);
         let augment = Augment {
@@ -173,11 +206,7 @@ impl Session {
             flip: trained.map_or(0.5, |augment| augment.flip),
             ..Augment::identity(size)
         };
-        let draws: Vec<Draw> =
-            views.map(|view| sample(&augment, ViewId { seed, epoch: 0, image: 0, view }, source.size)).collect();
-        let mut values = vec![0.0; draws.len() * 3 * height * width];
-        apply_batch(&[source], &draws, size, &mut values);
-        Tensor::from_data(TensorData::new(values, [draws.len(), 3, height, width]), &self.device)
+        views.map(|view| sample(&augment, ViewId { seed, epoch: 0, image: 0, view }, source.size)).collect()
     }
 }
 

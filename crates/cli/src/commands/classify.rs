@@ -1,4 +1,4 @@
-use super::{DeviceArguments, bundle_path};
+use super::{DeviceArguments, PipelineArguments, bundle_path};
 use crate::output::{Done, Failure, Output, table};
 use gabion_runtime::{Bundle, Classify, Rgb, Session};
 use serde_json::json;
@@ -22,11 +22,15 @@ pub struct Arguments {
     seed: u64,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    pipeline: PipelineArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
-    let (device, _) = arguments.device.choose(output)?;
+    let wanted = arguments.pipeline.wanted()?;
+    let (device, offered) = arguments.device.choose(output)?;
     let session = Session::new(Bundle::open(&bundle_path(&arguments.bundle), &device)?)?;
+    let session = session.with_pipeline(wanted, &offered);
     let options = Classify { views: arguments.views, seed: arguments.seed };
     let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for path in &arguments.images {
@@ -52,6 +56,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
             format!("{:.0} %", 100.0 * prediction.agreement),
             format!("{:.1}", prediction.milliseconds),
         ]);
+    }
+    if let Some(why) = session.pipeline() {
+        output.note(why);
     }
     if !rows.is_empty() {
         output.result(&values, || table(&["image", "top 5", "view agreement", "ms"], rows))?;

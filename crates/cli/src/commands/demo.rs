@@ -21,13 +21,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, output: &Output) -> Done {
     let (device, offered) = arguments.device.choose(output)?;
     let stop = stop_on_interrupt(output)?;
-    let options = Options {
-        out: &arguments.out,
-        device,
-        device_name: format!("{} ({})", offered.name, offered.backend),
-        seed: arguments.seed,
-        stop: &stop,
-    };
+    let options = Options { out: &arguments.out, device, offered, seed: arguments.seed, stop: &stop };
     let mut showing: Option<(String, Option<Progress<'_>>)> = None;
     let demo = demo::demo(&options, &mut |event| match event {
         DemoEvent::Stage { stage, stages, what } => {

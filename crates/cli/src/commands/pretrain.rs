@@ -1,4 +1,4 @@
-use super::{DataArguments, DeviceArguments, stop_on_interrupt};
+use super::{DataArguments, DeviceArguments, PipelineArguments, stop_on_interrupt};
 use crate::output::{Done, Output, table, usage};
 use crate::progress::Progress;
 use gabion_experiment::recipe::{self, Base, PRESETS};
@@ -28,6 +28,8 @@ pub struct Arguments {
     out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    pipeline: PipelineArguments,
     /// Go on from the newest checkpoint in the run folder.
     #[arg(long)]
     resume: bool,
@@ -72,7 +74,8 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         out: &out,
         resume: arguments.resume,
         device,
-        device_name: format!("{} ({})", offered.name, offered.backend),
+        offered: &offered,
+        pipeline: arguments.pipeline.wanted()?,
         checkpoint_every: arguments.checkpoint_every,
         stop: &stop,
     };

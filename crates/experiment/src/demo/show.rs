@@ -187,7 +187,7 @@ fn facts(work: &Work<'_>, demo: &Demo, made: &[Made]) -> Vec<(String, String)> {
     [
         ("command", work.command()),
         ("version", format!("gabion {} ({}), Burn {}", env!("CARGO_PKG_VERSION"), crate::COMMIT, crate::BURN)),
-        ("device", work.options.device_name.clone()),
+        ("device", format!("{} ({})", work.options.offered.name, work.options.offered.backend)),
         ("seed", format!("{} (weights, views, heads, test images), {} (drawn images)", demo.seed, synth.seed)),
         ("presets", presets.join(", ")),
         ("encoder", format!("{depth}, width {}", encoder.width)),

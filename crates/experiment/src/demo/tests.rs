@@ -15,7 +15,17 @@ fn plan() -> Plan {
 }
 
 fn run(out: &Path, stop: &AtomicBool, observe: &mut dyn FnMut(DemoEvent)) -> Result<Demo, DemoError> {
-    make(&plan(), &Options { out, device: device(), device_name: "cpu".into(), seed: 1, stop }, observe)
+    make(
+        &plan(),
+        &Options {
+            out,
+            device: device(),
+            offered: gabion_runtime::choose(gabion_runtime::Choice::Cpu).unwrap().1,
+            seed: 1,
+            stop,
+        },
+        observe,
+    )
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Facts {
             gabion: env!("CARGO_PKG_VERSION").into(),
             commit: crate::COMMIT.into(),
             burn: crate::BURN.into(),
-            device: options.device_name.clone(),
+            device: options.device_name(),
             data: data.kind.name().into(),
             images: images.len(),
             data_sha256: hex(&hash.finalize()),

@@ -1,10 +1,11 @@
 //! Adapters through Burn's wgpu.
 
+use super::cache::Cache;
 use super::{Choice, DeviceError, Offered, SOFTWARE, guarded};
 use burn::tensor::Device;
 use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::wgpu::wgpu::{
-    self, Adapter, Backends, DeviceDescriptor, DeviceType, Features, Instance, InstanceDescriptor,
+    self, Adapter, Backends, DeviceDescriptor, DeviceType, Features, Instance, InstanceDescriptor, Queue,
 };
 use gabion_augment::gpu::ready;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -73,23 +74,42 @@ pub(super) fn offered() -> Vec<Offered> {
     adapters().iter().map(offer).collect()
 }
 
+/// A device that was opened, Burn's and wgpu's.
+#[derive(Clone)]
+struct Opened {
+    device: Device,
+    offered: Offered,
+    raw: wgpu::Device,
+    queue: Queue,
+    cache: Option<Cache>,
+}
+
+/// Burn does not notice a setup that is registered twice.
+static OPENED: Mutex<Option<Opened>> = Mutex::new(None);
+
 pub(super) fn open() -> Result<(Device, Offered), DeviceError> {
-    // Burn does not notice a setup that is registered twice.
-    static OPENED: Mutex<Option<(Device, Offered)>> = Mutex::new(None);
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(opened) = &*opened {
-        return Ok(opened.clone());
+        return Ok((opened.device.clone(), opened.offered.clone()));
     }
     let Some(adapter) = adapters().first() else {
         return Err(DeviceError::Absent { choice: Choice::Wgpu });
     };
     let offered = offer(adapter);
-    let device = guarded(&offered.name, || register(adapter.clone()))?;
-    *opened = Some((device.clone(), offered.clone()));
+    let made = guarded(&offered.name, || register(adapter.clone(), offered.clone()))?;
+    let device = made.device.clone();
+    *opened = Some(made);
     Ok((device, offered))
 }
 
-fn register(adapter: Adapter) -> Result<Device, String> {
+/// The device, the queue and the cache under a device that was opened here.
+pub(crate) fn under(device: &Device) -> Option<(wgpu::Device, Queue, Option<Cache>)> {
+    let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let opened = opened.as_ref().filter(|opened| opened.device == device.clone().without_autodiff())?;
+    Some((opened.raw.clone(), opened.queue.clone(), opened.cache.clone()))
+}
+
+fn register(adapter: Adapter, offered: Offered) -> Result<Opened, String> {
     let descriptor = DeviceDescriptor {
         label: Some("gabion"),
         required_features: adapter.features() & USED,
@@ -98,8 +118,15 @@ fn register(adapter: Adapter) -> Result<Device, String> {
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..DeviceDescriptor::default()
     };
-    let (device, queue) = ready(adapter.request_device(&descriptor)).map_err(|error| error.to_string())?;
-    let backend = adapter.get_info().backend;
-    let setup = WgpuSetup { instance: instance().clone(), adapter, device, queue, backend };
-    Device::wgpu_options().setup(setup).init().map_err(|error| error.to_string())
+    let (raw, queue) = ready(adapter.request_device(&descriptor)).map_err(|error| error.to_string())?;
+    let (info, cache) = (adapter.get_info(), Cache::open(&raw, &adapter.get_info()));
+    let setup = WgpuSetup {
+        instance: instance().clone(),
+        adapter,
+        device: raw.clone(),
+        queue: queue.clone(),
+        backend: info.backend,
+    };
+    let device = Device::wgpu_options().setup(setup).init().map_err(|error| error.to_string())?;
+    Ok(Opened { device, offered, raw, queue, cache })
 }
