@@ -24,9 +24,10 @@ use sources::{Page, Place};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wgpu::{BindingResource, CommandEncoder};
 
 /// How values are written.
@@ -305,18 +306,35 @@ impl Gpu {
         let mut encoder = self.encoder();
         encoder.copy_buffer_to_buffer(&made, 0, &read, 0, bytes);
         self.queue.submit([encoder.finish()]);
+        Ok(bytemuck::pod_collect_to_vec(&self.mapped(&read)?))
+    }
+
+    /// The bytes of a buffer that the host may read.
+    fn mapped(&self, buffer: &wgpu::Buffer) -> Result<wgpu::BufferView, GpuError> {
         let (sender, receiver) = std::sync::mpsc::channel();
-        read.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+        buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+            // Nobody waits any more where this fails.
             let _ = sender.send(result);
         });
         let lost = |error: &dyn std::fmt::Display| GpuError::Lost(error.to_string());
+        self.answer(&receiver)?.map_err(|error| lost(&error))?;
+        buffer.slice(..).get_mapped_range().map_err(|error| lost(&error))
+    }
+
+    /// Waits for what a callback of the device sends. A thread that polls the same device may have taken the callback and
+    /// not called it yet; a lost device may call none at all.
+    fn answer<T>(&self, receiver: &Receiver<T>) -> Result<T, GpuError> {
+        const MOMENT: Duration = Duration::from_millis(20);
+        let until = Instant::now() + PATIENCE;
         let wait = wgpu::PollType::Wait { submission_index: None, timeout: Some(PATIENCE) };
-        self.device.poll(wait).map_err(|error| lost(&error))?;
-        // A lost device may answer no callback at all.
-        let mapped = receiver.try_recv().map_err(|error| lost(&error))?;
-        mapped.map_err(|error| lost(&error))?;
-        let mapped = read.slice(..).get_mapped_range().map_err(|error| lost(&error))?;
-        Ok(bytemuck::pod_collect_to_vec(&mapped))
+        loop {
+            self.device.poll(wait.clone()).map_err(|error| GpuError::Lost(error.to_string()))?;
+            match receiver.recv_timeout(MOMENT) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until && self.alive() => {}
+                Err(_) => return Err(GpuError::Lost("it answers no more".into())),
+            }
+        }
     }
 
     /// Whether the device still makes buffers. A lost one says nothing, and gives what cannot be used.

@@ -179,9 +179,7 @@ fn halves_are_the_floats_rounded() {
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     encoder.copy_buffer_to_buffer(&made, 0, &read, 0, 512 + bytes);
     gpu.queue.submit([encoder.finish()]);
-    read.slice(..).map_async(wgpu::MapMode::Read, |_| ());
-    gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    let mapped = read.slice(..).get_mapped_range().unwrap();
+    let mapped = gpu.mapped(&read).unwrap();
     let found: Vec<f32> = mapped[324..324 + usize::try_from(bytes).unwrap()]
         .as_chunks::<2>()
         .0
@@ -261,9 +259,7 @@ fn read_back(gpu: &Gpu, buffer: &wgpu::Buffer, offset: usize) -> Vec<f32> {
     let mut encoder = gpu.encoder();
     encoder.copy_buffer_to_buffer(buffer, 0, &read, 0, size);
     gpu.queue.submit([encoder.finish()]);
-    read.slice(..).map_async(wgpu::MapMode::Read, |_| ());
-    gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
-    let mapped = read.slice(..).get_mapped_range().unwrap();
+    let mapped = gpu.mapped(&read).unwrap();
     bytemuck::pod_collect_to_vec(&mapped[offset..])
 }
 
