@@ -187,9 +187,15 @@ fn the_log_tells_the_whole_story() {
     place.run(&pretrain(FREE, "run")).done();
     let first = log();
     let lines: Vec<&str> = first.lines().collect();
-    assert_eq!(lines.len(), 5, "{first}");
-    for (line, part) in lines.iter().zip(["starts on", "minibatch 0 of 8", "epoch 0 ends", "epoch 1 ends", "finished"])
-    {
+    assert_eq!(lines.len(), 6, "{first}");
+    for (line, part) in lines.iter().zip([
+        "starts on",
+        "views: cpu pipeline",
+        "minibatch 0 of 8",
+        "epoch 0 ends",
+        "epoch 1 ends",
+        "finished",
+    ]) {
         let (time, text) = line.split_once(' ').unwrap();
         assert!(time.ends_with('Z') && time.len() == 24 && text.contains(part), "{line}");
     }

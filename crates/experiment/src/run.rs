@@ -301,7 +301,7 @@ fn train(
     let (first, mut saved) = (position.minibatches, Instant::now());
     while let Some(batch) = ahead.next() {
         let x = match batch? {
-            views::Minibatch::Views(views) => views,
+            views::Minibatch::Views(views) => *views,
             views::Minibatch::Draws(draws) => {
                 let asked = Instant::now();
                 let views = pipeline.views(&resident, &draws, recipe.augment.size)?;

@@ -19,7 +19,7 @@ pub fn minibatches_per_epoch(recipe: &Pretrain, images: usize) -> usize {
 /// A minibatch, `[views * batch, 3, height, width]`, view-major.
 pub enum Minibatch {
     /// On the training device.
-    Views(Tensor<4>),
+    Views(Box<Tensor<4>>),
     /// What the device makes them of: numbers of images in the data set.
     Draws(Vec<Draw>),
 }
@@ -83,6 +83,6 @@ pub fn prefetch(
         }
         let (sources, draws) = of_few(&images, &draws);
         let views = pipeline.host_views(&sources, &draws, recipe.augment.size);
-        Minibatch::Views(views.into_tensor(recipe.augment.size, pipeline.device()))
+        Minibatch::Views(Box::new(views.into_tensor(recipe.augment.size, pipeline.device())))
     })
 }

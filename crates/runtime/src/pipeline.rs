@@ -6,8 +6,9 @@
 use crate::devices::{Choice, Offered};
 use burn::Tensor;
 use burn::tensor::{Device, Int, TensorData};
-use gabion_augment::Draw;
-use gabion_augment::cpu::{Source, apply_batch, backward_batch};
+pub use gabion_augment::cpu::Source;
+use gabion_augment::cpu::{apply_batch, backward_batch};
+pub use gabion_augment::{Draw, ViewId, sample};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -316,7 +317,7 @@ impl Views {
                 let byte = |at: i32| words.clone().bitwise_right_shift_scalar(8 * at).bitwise_and_scalar(255);
                 let values = Tensor::stack::<2>((0..4).map(byte).collect(), 1).reshape([4 * count]);
                 let views = 4 * count / length;
-                let values = values.slice([0..views * length]).float().div_scalar(255.0);
+                let values = values.narrow(0, 0, views * length).float().div_scalar(255.0);
                 values.reshape([views, 3, height, width])
             }
         }
