@@ -1,12 +1,11 @@
 """Gabion beside its peers, interleaved round by round on the same machine; writes results/NAME.json.
 
-    cargo build --release && cargo build --release -p gabion -p gabion-augment --example views_per_second
+    cargo build --release
     python bench/peers/compare.py train-step --gabion target/release/gabion --out results/train-step.json
-    python bench/peers/compare.py augment --gabion target/release/examples/views_per_second --out results/augment.json
 
 `train-step` times one replay of free adversarial training (and `--mode infer` a forward pass) of a ResNet-18 with its
-projector, f32, the same sizes and two threads on both sides, and the working memory of both. `augment` counts views per
-second of the crop-based recipe. Each figure is the median over rounds; a ratio is the median of the rounds' ratios.
+projector, f32, the same sizes and two threads on both sides, and the working memory of both. Each figure is the median
+over rounds; a ratio is the median of the rounds' ratios. Augmentation has a command of its own, `gabion bench augment`.
 """
 
 import argparse
@@ -55,27 +54,10 @@ def train_step(args: argparse.Namespace) -> tuple[list[dict], dict]:
     return rounds, versions | {"machine": mine["machine"]}
 
 
-def augment(args: argparse.Namespace) -> tuple[list[dict], dict]:
-    rounds, versions = [], {}
-    for _ in range(args.rounds):
-        one, two = run([args.gabion, "--seconds", "2"])
-        peer = run([sys.executable, str(HERE / "augment.py"), "--images", "300", "--views", "8"])[0]
-        versions = peer["versions"] | {"machine": peer["machine"]}
-        torchvision = peer["result"]["views_per_second"]
-        rounds.append({
-            "gabion_1_thread": one["views_per_second"],
-            "gabion_2_threads": two["views_per_second"],
-            "torchvision_1_thread": torchvision,
-            "ratio_1_thread": one["views_per_second"] / torchvision,
-            "scaling_2_threads": two["views_per_second"] / one["views_per_second"],
-        })
-    return rounds, versions
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train-step", "augment"))
-    parser.add_argument("--gabion", required=True, help="the binary, or for augment the example views_per_second")
+    parser.add_argument("what", choices=("train-step",))
+    parser.add_argument("--gabion", required=True, help="the binary")
     parser.add_argument("--out", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
@@ -86,7 +68,7 @@ def main():
     parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--steps", type=int, default=6)
     args = parser.parse_args()
-    rounds, versions = train_step(args) if args.what == "train-step" else augment(args)
+    rounds, versions = train_step(args)
     machine = versions.pop("machine")
     medians = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     settings = {key: value for key, value in vars(args).items() if key not in ("gabion", "out", "what")}

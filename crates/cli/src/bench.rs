@@ -2,18 +2,43 @@
 
 use crate::commands::{DeviceArguments, machine, typed, versions};
 use crate::output::{Done, Output, table};
-use clap::ValueEnum;
 use gabion_experiment::bench::{Settings, Step, measure};
 use serde_json::json;
 
-/// Time a training or inference step on random crops of 32x32.
+mod augment;
+
+/// Time training steps and augmentation.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  gabion bench free-at --width 16 --batch 64 --json\n  \
-    python bench/peers/train_step.py --width 16 --batch 64")]
+    python bench/peers/train_step.py --width 16 --batch 64\n  gabion bench augment --out augment.json")]
 pub struct Arguments {
-    /// What is timed.
-    #[arg(value_enum)]
-    step: StepArgument,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// Time one replay of free adversarial training on random crops of 32x32.
+    FreeAt(StepArguments),
+    /// Time a step on clean views of 32x32.
+    Standard(StepArguments),
+    /// Time a forward pass on random crops of 32x32.
+    Infer(StepArguments),
+    /// Count views per second beside torchvision and kornia.
+    Augment(augment::Arguments),
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    match &arguments.what {
+        What::FreeAt(arguments) => step(Step::FreeAt, arguments, output),
+        What::Standard(arguments) => step(Step::Standard, arguments, output),
+        What::Infer(arguments) => step(Step::Infer, arguments, output),
+        What::Augment(arguments) => augment::run(arguments, output),
+    }
+}
+
+#[derive(clap::Args)]
+struct StepArguments {
     /// Width of the residual network.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     width: u32,
@@ -39,24 +64,9 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum StepArgument {
-    /// One replay of free adversarial training.
-    FreeAt,
-    /// A step on clean views.
-    Standard,
-    /// A forward pass.
-    Infer,
-}
-
-pub fn run(arguments: &Arguments, output: &Output) -> Done {
+fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
     let (device, offered) = arguments.device.choose(output)?;
-    let &Arguments { width, hidden, output: embedding, batch, views, warmup, steps, .. } = arguments;
-    let step = match arguments.step {
-        StepArgument::FreeAt => Step::FreeAt,
-        StepArgument::Standard => Step::Standard,
-        StepArgument::Infer => Step::Infer,
-    };
+    let &StepArguments { width, hidden, output: embedding, batch, views, warmup, steps, .. } = arguments;
     let [batch, views, warmup, steps] = [batch, views, warmup, steps].map(|count| count as usize);
     let measured = measure(Settings { step, width, hidden, output: embedding, batch, views, warmup, steps }, &device);
     let value = json!({

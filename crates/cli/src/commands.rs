@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod augment;
 pub mod classify;
 pub mod data;
 pub mod demo;
@@ -101,12 +102,29 @@ pub fn stop_on_interrupt(output: &Output) -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-/// The command as it was typed, for claims and results.
+/// The command as it was typed, for claims and results, with nothing of one machine in it.
 pub fn typed() -> String {
-    let mut words = std::env::args();
-    let name = words.next().map_or_else(String::new, |_| "gabion".to_string());
-    words
-        .fold(name, |line, word| if word.contains(' ') { format!("{line} '{word}'") } else { format!("{line} {word}") })
+    let here = std::env::current_dir().unwrap_or_default();
+    let words = std::env::args().skip(1).map(|word| without_folder(&word, &here));
+    words.fold(
+        "gabion".into(),
+        |line, word| {
+            if word.contains(' ') { format!("{line} '{word}'") } else { format!("{line} {word}") }
+        },
+    )
+}
+
+/// Of a path that starts at the root what is below `here`, else its last part.
+fn without_folder(word: &str, here: &Path) -> String {
+    let (option, path) = word.split_once('=').map_or(("", word), |(option, path)| (&word[..=option.len()], path));
+    let path = Path::new(path);
+    let short = match (path.is_absolute(), path.strip_prefix(here), path.file_name()) {
+        (false, ..) => return word.into(),
+        (true, Ok(below), _) if below.as_os_str().is_empty() => Path::new("."),
+        (true, Ok(below), _) => below,
+        (true, Err(_), last) => Path::new(last.unwrap_or_default()),
+    };
+    format!("{option}{}", short.display())
 }
 
 /// What computed, for results.
@@ -122,4 +140,26 @@ pub fn machine() -> serde_json::Value {
 pub fn versions() -> serde_json::Value {
     let gabion = format!("{} ({})", env!("CARGO_PKG_VERSION"), gabion_experiment::COMMIT);
     serde_json::json!({ "gabion": gabion, "burn": gabion_experiment::BURN })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_command_names_no_folder_of_a_machine() {
+        let here = Path::new("/me/gabion");
+        for (word, kept) in [
+            ("--out", "--out"),
+            ("results/augment.json", "results/augment.json"),
+            ("--seconds=0.5", "--seconds=0.5"),
+            ("/me/gabion/results/a.json", "results/a.json"),
+            ("--out=/me/gabion/a.json", "--out=a.json"),
+            ("/me/gabion", "."),
+            ("/opt/venv/bin/python", "python"),
+            ("--data=/my sets/cifar10/", "--data=cifar10"),
+        ] {
+            assert_eq!(without_folder(word, here), kept);
+        }
+    }
 }

@@ -35,6 +35,8 @@ enum Command {
     Inspect(commands::inspect::Arguments),
     /// Classify pictures.
     Classify(commands::classify::Arguments),
+    /// Draw the random views of a picture on a contact sheet.
+    Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
     Data(commands::data::Arguments),
     /// List what this machine can compute on.
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments, &output),
         Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
         Command::Classify(arguments) => commands::classify::run(&arguments, &output),
+        Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),
         Command::Demo(arguments) => commands::demo::run(arguments, &output),

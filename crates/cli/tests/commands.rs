@@ -7,7 +7,7 @@ use serde_json::Value;
 use support::{FREE, Place};
 
 /// Every command, with its sub-commands.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "pretrain",
     "probe",
     "evaluate",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 12] = [
     "devices",
     "demo",
     "bench",
+    "bench augment",
+    "augment",
 ];
 
 #[test]
@@ -60,6 +62,71 @@ fn presets_recipes_and_devices_are_listed() {
     let bench = "bench free-at --width 4 --hidden 16 --output 8 --batch 4 --warmup 1 --steps 2 --json";
     let bench = place.run(bench).json();
     assert!(bench["result"]["median_seconds"].as_f64().unwrap() > 0.0, "{bench}");
+}
+
+#[test]
+fn augmentation_is_measured_where_there_are_no_peers() {
+    let place = Place::new();
+    let measure = "bench augment --images 4 --views 2 --rounds 2 --seconds 0.01 --python absent --json --quiet";
+    let ran = place.run(&format!("{measure} --out a.json")).done();
+    assert!(ran.stderr.is_empty(), "{ran}");
+    assert_eq!(place.read("a.json"), ran.stdout.as_bytes());
+    let said = ran.json();
+    assert!(said["machine"]["cores"].is_u64() && said["versions"]["gabion"].is_string(), "{said}");
+    let rows = said["result"]["rows"].as_array().unwrap();
+    let measured: Vec<bool> = rows.iter().map(|row| row["views_per_second"].is_f64()).collect();
+    assert_eq!(measured, [true, true, false, false, false, false], "{said}");
+    assert!(rows.iter().all(|row| row["not_measured"].is_string() != row["views_per_second"].is_f64()), "{said}");
+    for (line, parts) in [
+        ("--out absent/a.json", &["absent is no folder", "--out"][..]),
+        ("--out .", &[". is a folder", "--out"]),
+        ("--out b.json --seconds 0", &["--seconds", "between 0.001 and 600"]),
+        ("--out b.json --size 64", &["32x32 pixels, not 64x64", "--size"]),
+    ] {
+        place.run(&format!("bench augment {line}")).refused(2, parts);
+    }
+    assert_eq!(place.files(""), ["a.json"]);
+}
+
+#[test]
+fn views_are_drawn_on_a_sheet() {
+    let place = Place::new();
+    let said = place.run("augment synth --views 5 --out a.png --json --quiet").json();
+    assert_eq!(said["draws"].as_array().unwrap().len(), 5, "{said}");
+    assert_eq!((&said["size"], &said["largest_difference"]), (&serde_json::json!([32, 32]), &Value::Null));
+    let sheet = image::load_from_memory(&place.read("a.png")).unwrap();
+    assert!(sheet.width() > 640 && sheet.height() > 640, "the source is enlarged to 640 pixels");
+    place.run("augment synth --views 5 --out b.png").done();
+    assert!(place.read("a.png") == place.read("b.png"), "the same views are the same file");
+    place.run("augment a.png --views 3 --size 64 --seed 1 --preset synth-tiny --out c.png").done();
+    place.write("broken.png", &place.read("a.png")[..1000]);
+    for (line, code, parts) in [
+        ("augment synth --out absent/d.png", 1, &["cannot write absent/d.png", "--out"][..]),
+        ("augment absent.png --out d.png", 1, &["absent.png"]),
+        ("augment broken.png --out d.png", 1, &["broken.png"]),
+        ("augment synth --views 0 --out d.png", 2, &["--views"]),
+        ("augment synth --size 0 --out d.png", 2, &["--size"]),
+        ("augment synth --preset nothing --out d.png", 2, &["nothing"]),
+        ("augment synth --pipeline gpu --out d.png", 1, &["gpu pipeline", "wgpu"]),
+    ] {
+        place.run(line).refused(code, parts);
+    }
+    assert_eq!(place.files(""), ["a.png", "b.png", "broken.png", "c.png"]);
+}
+
+#[test]
+fn the_sheet_compares_a_gpu_with_the_cpu() {
+    let place = Place::new();
+    let ran = place.run("augment synth --compare --views 6 --device wgpu --out a.png --json --quiet");
+    if !ran.status.success() {
+        let required = std::env::var_os("GABION_REQUIRE_GPU").is_some_and(|value| value == "1");
+        assert!(!required, "GABION_REQUIRE_GPU=1 and {ran}");
+        eprintln!("skipped: {ran}");
+        return;
+    }
+    let said = ran.json();
+    assert!(said["largest_difference"].as_f64().unwrap() <= 1.0 / 255.0, "{said}");
+    assert_eq!(place.files(""), ["a.png"]);
 }
 
 #[test]

@@ -1,4 +1,12 @@
-//! Seconds and memory of a training or inference step, in the terms of `bench/peers/train_step.py`.
+//! Seconds and memory of a training or inference step, in the terms of `bench/peers/train_step.py`; in [`augment`], views
+//! a second beside other libraries.
+
+pub mod augment;
+mod libraries;
+mod ours;
+mod peers;
+mod rounds;
+mod stages;
 
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};

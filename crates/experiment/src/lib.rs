@@ -12,6 +12,7 @@ pub mod probe;
 pub mod recipe;
 pub mod report;
 pub mod run;
+pub mod sheet;
 #[cfg(test)]
 mod toy;
 pub mod views;
