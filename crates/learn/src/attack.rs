@@ -1,4 +1,25 @@
-//! Attacks within an L-infinity ball around images in `[0, 1]`.
+//! Attacks: within an L-infinity ball inside training, on the device; and on finished classifiers, image by image.
+//!
+//! [`pgd`] serves training and probing: it stays on the device, and waits for nothing. Everything that measures a finished
+//! classifier goes through [`run`] and [`autoattack`]: state and random numbers belong to an image, so that what comes of it
+//! depends on no other image; an image that has fallen costs nothing more; zero and saturated gradients and values that are
+//! not finite are counted and never passed over.
+
+mod apgd;
+mod fab;
+mod image;
+mod objective;
+mod region;
+mod run;
+mod square;
+mod steps;
+mod victim;
+
+pub use image::{Found, Image, Passes};
+pub use objective::first_of_greatest;
+pub use region::Region;
+pub use run::{Campaign, autoattack, notes, run};
+pub use victim::{Classifier, FRESH, Gradient, Network, Pass};
 
 use crate::init::Stream;
 use crate::loss::cross_entropy;

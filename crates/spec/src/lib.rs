@@ -5,6 +5,7 @@
 #![no_std]
 extern crate alloc;
 
+mod attack;
 mod augment;
 mod encoder;
 mod manifest;
@@ -12,6 +13,7 @@ mod pixels;
 mod recipe;
 mod threat;
 
+pub use attack::{Attack, Norm, Objective, Start};
 pub use augment::{Augment, Blur, BlurFilter, Crop, Draw, Jitter, JitterOp, Solarize};
 pub use encoder::{Depth, Encoder, Input, Projector, Stem};
 pub use manifest::{Claim, FORMAT_VERSION, Head, HeadKind, Manifest, Precision, Weights};

@@ -1,0 +1,245 @@
+//! Square attack (Andriushchenko et al. 2020, <https://arxiv.org/abs/1912.00049>), as AutoAttack runs it: `p_init` 0.8,
+//! the schedule of 10,000 queries without rescaling, the margin as loss.
+//!
+//! The published program draws the place of a window once for the whole batch; here every image draws its own, so that a
+//! result does not depend on the batch.
+
+use super::image::{Flight, Found, Image, Row, Target, land, stream};
+use super::objective::Goal;
+use super::region::Region;
+use crate::init::Stream;
+use gabion_spec::{Norm, Objective};
+
+/// Share of the pixels in the first windows.
+const P_INIT: f64 = 0.8;
+
+/// Share of the pixels in the window of a query.
+pub(super) fn share(query: u32) -> f64 {
+    let halvings = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000].iter().filter(|&&after| query > after).count();
+    P_INIT / f64::from(1u32 << halvings)
+}
+
+/// Side of the window of a query.
+#[allow(clippy::cast_sign_loss)]
+pub(super) fn side(norm: Norm, query: u32, [height, width]: [usize; 2]) -> usize {
+    let exact = (share(query) * (height * width) as f64).sqrt();
+    // Half to even, as Python rounds.
+    let side = exact.round_ties_even() as usize;
+    let most = height.min(width);
+    match norm {
+        Norm::Linf => side.clamp(1, most),
+        // Odd, so that a window has a middle.
+        Norm::L2 => (side.max(3) | 1).min(most),
+    }
+}
+
+struct State {
+    stream: Stream,
+    /// The image of the greatest loss, which a query changes.
+    best: Vec<f32>,
+}
+
+/// Searches each image until it is fooled or the queries are spent.
+pub(super) fn run(
+    target: &Target<'_>,
+    region: Region,
+    images: &[Image<'_>],
+    size: [usize; 2],
+    queries: u32,
+    seed: u64,
+) -> Vec<Found> {
+    let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
+    let mut flights: Vec<_> = images
+        .iter()
+        .enumerate()
+        .map(|(place, image)| {
+            let mut stream = stream(seed, "square", image.name);
+            let mut x = match region.norm {
+                Norm::Linf => stripes(image.x, size, region.epsilon, &mut stream),
+                Norm::L2 => tiles(image.x, size, region, &mut stream),
+            };
+            region.project(image.x, &mut x);
+            let (found, best) = (Found::new(&x), x.clone());
+            Flight { image: *image, place, x, found, own: State { stream, best } }
+        })
+        .collect();
+    for query in 1..=queries {
+        if query > 1 {
+            let side = side(region.norm, query - 1, size);
+            for Flight { image, x, own, .. } in &mut flights {
+                x.copy_from_slice(&own.best);
+                match region.norm {
+                    Norm::Linf => square(image.x, x, size, side, region.epsilon, &mut own.stream),
+                    Norm::L2 => windows(image.x, x, size, side, region, &mut own.stream),
+                }
+                region.project(image.x, x);
+            }
+        }
+        let see = |flight: &mut Flight<'_, State>, row: Row<'_>| {
+            let Flight { x, found, own, .. } = flight;
+            if found.improve(x, row.loss as f32) {
+                own.best.copy_from_slice(x);
+            }
+            if row.fooled {
+                found.fool(x, query);
+            }
+        };
+        target.forward(&mut flights, query, |_| Goal::Untargeted(Objective::Margin), see);
+        land(&mut flights, &mut landed);
+        if 4 * query <= 3 * queries {
+            flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
+        }
+    }
+    for flight in flights {
+        landed[flight.place] = Some(flight.found);
+    }
+    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+}
+
+/// Columns of plus or minus epsilon, one sign a channel and column.
+fn stripes(image: &[f32], [height, width]: [usize; 2], epsilon: f32, stream: &mut Stream) -> Vec<f32> {
+    let mut x = image.to_vec();
+    for plane in x.chunks_exact_mut(height * width) {
+        let signs: Vec<f32> = (0..width).map(|_| stream.sign()).collect();
+        for row in plane.chunks_exact_mut(width) {
+            row.iter_mut().zip(&signs).for_each(|(x, sign)| *x += sign * epsilon);
+        }
+    }
+    x
+}
+
+/// A window of one colour change, plus or minus twice the budget before projection.
+fn square(image: &[f32], x: &mut [f32], [height, width]: [usize; 2], side: usize, epsilon: f32, stream: &mut Stream) {
+    let (top, left) = (stream.below(height - side + 1), stream.below(width - side + 1));
+    for (plane, image) in x.chunks_exact_mut(height * width).zip(image.chunks_exact(height * width)) {
+        let change = stream.sign() * 2.0 * epsilon;
+        for row in top..top + side {
+            for at in row * width + left..row * width + left + side {
+                plane[at] = (plane[at] + change).clamp(image[at] - epsilon, image[at] + epsilon);
+            }
+        }
+    }
+}
+
+/// Values `[side, side]` of length 1: two bumps of opposite sign, side by side or one above the other.
+fn bump(side: usize, stream: &mut Stream) -> Vec<f32> {
+    let half = side / 2;
+    let mut values = vec![0.0f32; side * side];
+    values[..half * side].copy_from_slice(&pyramid(half, side));
+    for (value, other) in values[half * side..].iter_mut().zip(pyramid(side - half, side)) {
+        *value = -other;
+    }
+    unit(&mut values);
+    if stream.uniform() > 0.5 {
+        values = (0..side * side).map(|at| values[(at % side) * side + at / side]).collect();
+    }
+    values
+}
+
+/// Nested rectangles around the middle, the larger the fainter; length 1.
+fn pyramid(height: usize, width: usize) -> Vec<f32> {
+    let mut values = vec![0.0f32; height * width];
+    let middle = [height / 2, width / 2];
+    for ring in 0..middle[0].max(middle[1]) + 1 {
+        let span = |middle: usize, length: usize| {
+            middle.saturating_sub(ring)..(middle + ring + 1).min(length).max(middle.saturating_sub(ring))
+        };
+        for row in span(middle[0], height) {
+            for column in span(middle[1], width) {
+                values[row * width + column] += 1.0 / ((ring + 1) * (ring + 1)) as f32;
+            }
+        }
+    }
+    unit(&mut values);
+    values
+}
+
+fn unit(values: &mut [f32]) {
+    let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if length > 0.0 {
+        values.iter_mut().for_each(|value| *value /= length);
+    }
+}
+
+/// Bumps on a grid of five by five tiles, the whole stretched to the budget.
+fn tiles(image: &[f32], [height, width]: [usize; 2], region: Region, stream: &mut Stream) -> Vec<f32> {
+    let side = (height.min(width) / 5).max(1);
+    let margin = [height, width].map(|length| length % side / 2);
+    let mut change = vec![0.0f32; image.len()];
+    for row in 0..height / side {
+        for column in 0..width / side {
+            let bump = bump(side, stream);
+            for plane in change.chunks_exact_mut(height * width) {
+                let sign = stream.sign();
+                for (at, value) in bump.iter().enumerate() {
+                    let y = margin[0] + row * side + at / side;
+                    let x = margin[1] + column * side + at % side;
+                    plane[y * width + x] += sign * value;
+                }
+            }
+        }
+    }
+    region.stretch(&mut change);
+    change.iter_mut().zip(image).for_each(|(change, image)| *change = (*change + image).clamp(0.0, 1.0));
+    change
+}
+
+/// Moves the perturbation of one window into another, which gets a bump as well.
+fn windows(
+    image: &[f32],
+    x: &mut [f32],
+    [height, width]: [usize; 2],
+    side: usize,
+    region: Region,
+    stream: &mut Stream,
+) {
+    let mut place = || [stream.below(height - side + 1), stream.below(width - side + 1)];
+    let (to, from) = (place(), place());
+    let at = |[top, left]: [usize; 2], cell: usize| (top + cell / side) * width + left + cell % side;
+    let inside = |[top, left]: [usize; 2], pixel: usize| {
+        (top..top + side).contains(&(pixel / width)) && (left..left + side).contains(&(pixel % width))
+    };
+    let area = height * width;
+    let mut change: Vec<f32> = x.iter().zip(image).map(|(x, image)| x - image).collect();
+    let square_sum = |keep: &dyn Fn(usize) -> bool| -> f32 {
+        change.iter().enumerate().filter(|&(at, _)| keep(at % area)).map(|(_, value)| value * value).sum()
+    };
+    let in_windows = square_sum(&|pixel| inside(to, pixel) || inside(from, pixel));
+    let spare = (region.epsilon * region.epsilon - square_sum(&|_| true)).max(0.0);
+    let channels = (image.len() / area) as f32;
+    let bump = bump(side, stream);
+    for plane in change.chunks_exact_mut(area) {
+        let sign = stream.sign();
+        let old: Vec<f32> = (0..side * side).map(|cell| plane[at(to, cell)]).collect();
+        let length = old.iter().map(|value| value * value).sum::<f32>().sqrt() + 1e-12;
+        let mut new: Vec<f32> = bump.iter().zip(&old).map(|(bump, old)| sign * bump + old / length).collect();
+        unit(&mut new);
+        let size = (spare / channels + in_windows).sqrt();
+        (0..side * side).for_each(|cell| plane[at(from, cell)] = 0.0);
+        new.iter().enumerate().for_each(|(cell, value)| plane[at(to, cell)] = value * size);
+    }
+    region.stretch(&mut change);
+    x.iter_mut().zip(image).zip(change).for_each(|((x, image), change)| *x = (image + change).clamp(0.0, 1.0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_as_published() {
+        let sides = [1, 11, 51, 201, 501, 1001, 2001, 4001].map(|query| side(Norm::Linf, query, [32, 32]));
+        assert_eq!(sides, [29, 20, 14, 10, 7, 5, 4, 3]);
+        assert_eq!(share(10), 0.8);
+        assert!(side(Norm::L2, 1, [8, 8]) <= 8);
+    }
+
+    #[test]
+    fn a_bump_has_length_one() {
+        let mut stream = Stream::new(1, "bump");
+        for side in [3, 5, 13, 29] {
+            let length: f32 = bump(side, &mut stream).iter().map(|value| value * value).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{side}: {length}");
+        }
+    }
+}
