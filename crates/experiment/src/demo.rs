@@ -14,7 +14,7 @@ mod show;
 
 use crate::data::Data;
 use crate::data::synth::Synth;
-use crate::evaluate::{self, Attack, Evaluation};
+use crate::evaluate::{self, Evaluation, Row, Subject};
 use crate::measure::{self, Rate};
 use crate::probe;
 use crate::recipe::{self, Base, RecipeError};
@@ -95,7 +95,7 @@ pub struct DemoModel {
     /// Accuracy on unperturbed images.
     pub clean: Rate,
     /// Accuracy under attack, one for each budget, rising.
-    pub attacks: Vec<Attack>,
+    pub attacks: Vec<Row>,
     /// Time that the pretraining took.
     pub seconds: f64,
     /// The bundle that was measured.
@@ -374,24 +374,29 @@ impl Work<'_> {
         let Self { plan, options, data, .. } = self;
         let recipe = spec::Evaluate {
             protocol: Protocol::Paper,
+            norm: spec::Norm::Linf,
             images: Some(plan.images),
             seed: options.seed,
             epsilons: plan.epsilons.clone(),
         };
         let how = evaluate::Options { keep: true, ..evaluate::Options::default() };
-        let (mut epsilon, mut before) = (None, 0);
+        let subject = Subject::bundle(bundle, &options.device)?;
+        let (mut what, mut before) = (None, 0);
         let total = plan.epsilons.len() as u64;
-        let evaluation =
-            evaluate::evaluate(bundle, &data.split.test, &recipe, how, &options.device, &mut |progress| {
-                if progress.epsilon.is_some() && progress.epsilon != epsilon {
-                    before += u64::from(epsilon.is_some());
-                    epsilon = progress.epsilon;
-                }
-                if epsilon.is_some() {
-                    let (done, of) = (progress.done as u64, progress.total.max(1) as u64);
-                    observe(DemoEvent::Progress { done: 100 * before + 100 * done / of, total: 100 * total });
-                }
-            })?;
+        let evaluation = evaluate::evaluate(&subject, &data.split.test, &recipe, &how, &mut |progress| {
+            let evaluate::Progress { what: now, done, total: of, .. } = progress;
+            if now == evaluate::CLEAN {
+                return;
+            }
+            if what.as_ref() != Some(&now) {
+                before += u64::from(what.is_some());
+                what = Some(now);
+            }
+            observe(DemoEvent::Progress {
+                done: 100 * before + 100 * done as u64 / of.max(1) as u64,
+                total: 100 * total,
+            });
+        })?;
         evaluation.warnings.iter().for_each(|warning| observe(DemoEvent::Note(warning.clone())));
         Ok(evaluation)
     }

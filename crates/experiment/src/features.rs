@@ -1,7 +1,7 @@
 //! Features of the frozen encoder for whole parts of a data set, kept on the host and cached on disk.
 
 use crate::data::Images;
-use crate::measure::{Error, Result, host, pixels};
+use crate::measure::{Error, Result, hexadecimal, host, pixels};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
@@ -12,7 +12,6 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::path::Path;
 
 /// Crops of one forward pass.
@@ -170,13 +169,6 @@ pub(crate) fn fingerprint(model: &Model) -> String {
         hash.update(bytemuck::cast_slice(data.as_slice::<f32>().expect("weights are exported as f32")));
     }
     hexadecimal(&hash.finalize())
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 const SHA256: &str = "sha256";

@@ -7,6 +7,7 @@ use gabion_runtime::BundleError;
 use gabion_spec as spec;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The result of a probe or an evaluation.
@@ -113,6 +114,12 @@ pub enum Error {
         image: usize,
         /// The budget.
         epsilon: spec::Pixels,
+    },
+    /// A folder that holds what was done of another evaluation.
+    #[error("{} holds another evaluation (other weights, images or settings): name another folder with --out", path.display())]
+    OtherEvaluation {
+        /// The folder.
+        path: PathBuf,
     },
     /// The adversarial images were not kept.
     #[error("the adversarial images were not kept: evaluate with `keep` set")]
@@ -221,6 +228,14 @@ pub(crate) fn labels(images: &Images, indices: &[usize], device: &Device) -> Ten
     let labels: Vec<i64> = indices.iter().map(|&index| i64::from(images.labels[index])).collect();
     let count = labels.len();
     Tensor::from_data(TensorData::new(labels, [count]), device)
+}
+
+/// Bytes as lowercase hexadecimal.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A tensor's values on the host.

@@ -1,5 +1,6 @@
 //! Recipes: everything that decides a result, so that a result can be made again.
 
+use crate::Norm;
 use crate::{Augment, Encoder, Pixels, Projector, Threat};
 use alloc::format;
 use alloc::string::String;
@@ -209,9 +210,12 @@ pub enum Probe {
 pub struct Evaluate {
     /// Which attacks.
     pub protocol: Protocol,
+    /// How budgets are measured.
+    #[serde(default)]
+    pub norm: Norm,
     /// Test images, the same number of each class as far as that goes; all when absent.
     pub images: Option<u32>,
-    /// Seeds the choice of images and the restarts.
+    /// Seeds the choice of images and whatever an attack draws.
     pub seed: u64,
     /// Budgets.
     pub epsilons: Vec<Pixels>,
@@ -228,39 +232,23 @@ pub enum Protocol {
     Paper2Step,
     /// PGD-50, step epsilon/4, 5 random restarts.
     Strong,
-}
-
-impl Protocol {
-    /// Steps of each restart.
-    pub const fn steps(self) -> u32 {
-        match self {
-            Self::Paper => 20,
-            Self::Paper2Step => 2,
-            Self::Strong => 50,
-        }
-    }
-
-    /// Restarts, each from a random point but for a protocol with a single one, which starts at zero.
-    pub const fn restarts(self) -> u32 {
-        match self {
-            Self::Paper | Self::Paper2Step => 1,
-            Self::Strong => 5,
-        }
-    }
-
-    /// Step for a budget.
-    pub fn step(self, epsilon: Pixels) -> Pixels {
-        match self {
-            Self::Paper | Self::Paper2Step => Pixels(0.01),
-            Self::Strong => Pixels(epsilon.0 / 4.0),
-        }
-    }
+    /// AutoAttack, standard version (Croce and Hein 2020).
+    Autoattack,
+    /// The classifier over many crops: its crops attacked as they lie, and the whole image through fresh ones.
+    Views,
+    /// Common corruptions, patches, and what transfers.
+    Corruptions,
+    /// AutoAttack, and what speaks for and against believing it.
+    Trust,
+    /// Everything.
+    All,
 }
 
 impl Default for Evaluate {
     fn default() -> Self {
         Self {
             protocol: Protocol::Paper,
+            norm: Norm::Linf,
             images: None,
             seed: 0,
             epsilons: vec![Pixels::of_255(4.0), Pixels::of_255(8.0)],

@@ -2,10 +2,10 @@ use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, version
 use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
 use clap::ValueEnum;
-use gabion_experiment::evaluate::{self, Evaluation, Options};
+use gabion_experiment::evaluate::{self, Evaluation, Options, Row, Subject};
 use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
-use gabion_spec::{Evaluate, Pixels, Protocol};
+use gabion_spec::{Evaluate, Norm, Pixels, Protocol};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -85,22 +85,21 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
             ProtocolArgument::Paper2Step => Protocol::Paper2Step,
             ProtocolArgument::Strong => Protocol::Strong,
         },
+        norm: Norm::Linf,
         images: arguments.images,
         seed: arguments.seed,
         epsilons: arguments.epsilon.clone(),
     };
-    let options = Options { batch: arguments.batch as usize, keep: arguments.save_adversarial.is_some() };
+    let keep = arguments.save_adversarial.is_some();
+    let options = Options { batch: arguments.batch as usize, keep, journal: None };
+    let subject = Subject::bundle(&bundle, &device)?;
     let mut showing: Option<(String, Progress<'_>)> = None;
-    let evaluation = evaluate::evaluate(&bundle, &data.split.test, &recipe, options, &device, &mut |told| {
-        let what = match told.epsilon {
-            Some(epsilon) => format!("PGD {epsilon}, restart {}", told.restart),
-            None => "clean".into(),
-        };
-        if showing.as_ref().is_none_or(|(shown, _)| *shown != what) {
+    let evaluation = evaluate::evaluate(&subject, &data.split.test, &recipe, &options, &mut |told| {
+        if showing.as_ref().is_none_or(|(shown, _)| *shown != told.what) {
             if let Some((_, over)) = showing.take() {
                 over.finish();
             }
-            showing = Some((what.clone(), Progress::new(output, &what, told.total as u64)));
+            showing = Some((told.what.clone(), Progress::new(output, &told.what, told.total as u64)));
         }
         if let Some((_, progress)) = &mut showing {
             progress.at(told.done as u64, || format!("{} still right", told.right));
@@ -143,7 +142,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
             ]
         };
         let rows = std::iter::once(row("clean".into(), evaluation.clean))
-            .chain(evaluation.attacks.iter().map(|attack| row(attack.what(), attack.rate)));
+            .chain(evaluation.attacks.iter().map(|attack| row(Row::what(attack), attack.rate)));
         table(&["attack", "accuracy", "95 % interval", "right"], rows)
     })?;
     // A full disk does not take away the numbers.

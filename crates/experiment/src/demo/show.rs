@@ -75,7 +75,11 @@ fn show(work: &Work<'_>, made: &[Made], place: usize, attack: usize) -> Result<S
     let truth = test.classes[usize::from(label)].clone();
     let view = |made: &Made| {
         let clean = Rgb { height: test.height, width: test.width, pixels: test.image(index).to_vec() };
-        let attacked = whole_levels(made.evaluation.adversarial(attack).expect("they are kept"), place, test);
+        let attacked = whole_levels(
+            made.evaluation.adversarial(made.evaluation.attacks[attack].epsilon).expect("they are kept"),
+            place,
+            test,
+        );
         let (of_clean, of_attacked) = (says(made, &clean)?, says(made, &attacked)?);
         Ok(View { clean, attacked, of_clean, of_attacked })
     };
@@ -180,7 +184,8 @@ fn thousands(number: u64) -> String {
 }
 
 fn facts(work: &Work<'_>, demo: &Demo, made: &[Made]) -> Vec<(String, String)> {
-    let (attack, synth, encoder) = (&made[0].evaluation.attacks[0], &work.plan.synth, &made[0].recipe.encoder);
+    let (attack, synth, encoder) =
+        (made[0].evaluation.attacks[0].described(), &work.plan.synth, &made[0].recipe.encoder);
     let images = made[0].recipe.images.map_or(synth.train, |images| images as usize);
     let presets: Vec<&str> = KINDS.iter().map(|kind| kind.preset).collect();
     let depth = format!("{:?}", encoder.depth);
@@ -196,7 +201,7 @@ fn facts(work: &Work<'_>, demo: &Demo, made: &[Made]) -> Vec<(String, String)> {
             format!("synth: ten drawn shapes, {images} images to pretrain on, {} for the classifier", synth.train),
         ),
         ("test", format!("{} images that no training saw", made[0].evaluation.images)),
-        ("attack", format!("PGD, {} steps of {}, zero start, on the whole model", attack.steps, attack.step)),
+        ("attack", format!("{attack}, zero start, on the whole model")),
         ("bundle", demo.bundle.display().to_string()),
         ("time", format!("{} in all", duration(demo.seconds))),
     ]

@@ -81,7 +81,9 @@ fn a_demo_leaves_what_it_says_and_replaces_a_former_one() {
     assert!(out.join("notes.txt").exists() && out.join("free/notes.txt").exists());
     stop.store(false, Ordering::Relaxed);
     let again = run(&out, &stop, &mut |_| {}).unwrap();
-    assert_eq!(again.models[1].attacks, demo.models[1].attacks);
+    // All but the time that they took.
+    let rates = |demo: &Demo| demo.models[1].attacks.iter().map(|row| (row.what(), row.rate)).collect::<Vec<_>>();
+    assert_eq!(rates(&again), rates(&demo));
 }
 
 #[test]

@@ -19,7 +19,7 @@ impl Evaluation {
         let rows = |file: &mut dyn io::Write| -> csv::Result<()> {
             let mut table = csv::Writer::from_writer(file);
             let columns = ["index", "label", "predicted", "clean"].map(String::from);
-            table.write_record(columns.into_iter().chain(self.attacks.iter().map(super::Attack::what)))?;
+            table.write_record(columns.into_iter().chain(self.attacks.iter().map(super::Row::what)))?;
             for verdict in &self.verdicts {
                 let clean = verdict.predicted == verdict.label;
                 let numbers = [verdict.index, verdict.label.into(), verdict.predicted.into(), clean.into()];
@@ -53,9 +53,9 @@ impl Evaluation {
             ("index".to_string(), view(Dtype::I64, vec![images], bytemuck::cast_slice(&index))),
             ("label".to_string(), view(Dtype::I64, vec![images], bytemuck::cast_slice(&label))),
         ];
-        for (attack, values) in self.attacks.iter().zip(kept) {
+        for (epsilon, values) in kept {
             let shape = vec![images, 3, height, width];
-            tensors.push((tensor_name(attack.epsilon), view(Dtype::F32, shape, bytemuck::cast_slice(values))));
+            tensors.push((tensor_name(*epsilon), view(Dtype::F32, shape, bytemuck::cast_slice(values))));
         }
         safetensors::serialize(tensors, None)
             .map_err(io::Error::other)

@@ -1,14 +1,18 @@
 use super::*;
+use crate::measure::pixels;
 use crate::toy;
+use gabion_learn::attack::{Classifier, Pass, first_of_greatest};
+use gabion_runtime::Bundle;
 use safetensors::SafeTensors;
 
 fn run(bundle: &Bundle, recipe: &spec::Evaluate, options: Options) -> Evaluation {
-    evaluate(bundle, &toy::images(48, 2), recipe, options, &toy::device(), &mut |_| {}).unwrap()
+    let subject = Subject::bundle(bundle, &toy::device()).unwrap();
+    evaluate(&subject, &toy::images(48, 2), recipe, &options, &mut |_| {}).unwrap()
 }
 
 fn recipe(protocol: Protocol, levels: &[f32]) -> spec::Evaluate {
     let epsilons = levels.iter().map(|&levels| Pixels::of_255(levels)).collect();
-    spec::Evaluate { protocol, images: Some(20), seed: 4, epsilons }
+    spec::Evaluate { protocol, norm: Norm::Linf, images: Some(20), seed: 4, epsilons }
 }
 
 #[test]
@@ -29,15 +33,17 @@ fn a_verdict_does_not_depend_on_its_batch() {
     for protocol in [Protocol::Paper, Protocol::Strong] {
         let recipe = recipe(protocol, &[8.0, 2.0]);
         let mut heard = Vec::new();
-        let options = Options { batch: 7, keep: false };
+        let options = Options { batch: 7, ..Options::default() };
         let images = toy::images(48, 2);
-        let seven = evaluate(&bundle, &images, &recipe, options, &toy::device(), &mut |p| heard.push(p)).unwrap();
-        let many = run(&bundle, &recipe, Options { batch: 32, keep: false });
+        let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+        let seven = evaluate(&subject, &images, &recipe, &options, &mut |p| heard.push(p)).unwrap();
+        let many = run(&bundle, &recipe, Options { batch: 32, ..Options::default() });
         assert_eq!(seven.verdicts, many.verdicts);
         assert_eq!((seven.images, seven.clean.images), (20, 20));
-        assert_eq!(seven.attacks.iter().map(Attack::what).next(), Some(format!("{} 2/255", name(protocol))));
+        let name = stages(protocol, Pixels::of_255(2.0))[0].attacks[0].name();
+        assert_eq!(seven.attacks[0].what(), format!("{name} 2/255"));
         let last = heard.last().unwrap();
-        assert_eq!((last.epsilon, last.right as u64), (Some(Pixels::of_255(8.0)), seven.attacks[1].rate.right));
+        assert_eq!((&last.what, last.right as u64), (&seven.attacks[1].what(), seven.attacks[1].rate.right));
         assert!(heard.iter().all(|progress| progress.done <= progress.total && progress.images == 20));
         for (place, attack) in seven.attacks.iter().enumerate() {
             let robust = seven.verdicts.iter().filter(|verdict| verdict.robust[place]).count();
@@ -53,7 +59,7 @@ fn a_large_budget_fools_a_standard_classifier() {
     let evaluation = run(&bundle, &recipe(Protocol::Strong, &[64.0]), Options::default());
     assert!(evaluation.clean.accuracy > 0.5, "{:?}", evaluation.clean);
     assert!(evaluation.attacks[0].rate.accuracy < 0.2, "{:?}", evaluation.attacks);
-    assert_eq!(evaluation.attacks[0].step, Pixels::of_255(16.0));
+    assert!(matches!(evaluation.attacks[0].attack, Some(Attack::Pgd { step, .. }) if step == Pixels::of_255(16.0)));
     let short = run(&bundle, &recipe(Protocol::Paper2Step, &[8.0]), Options::default());
     assert!(short.warnings.iter().any(|warning| warning.contains("reach only 0.02")), "{:?}", short.warnings);
 }
@@ -63,7 +69,7 @@ fn files_hold_what_was_measured() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = toy::with_head(&toy::device());
     let recipe = recipe(Protocol::Paper, &[4.0, 8.0]);
-    let evaluation = run(&bundle, &recipe, Options { batch: 9, keep: true });
+    let evaluation = run(&bundle, &recipe, Options { batch: 9, keep: true, journal: None });
 
     let table = folder.path().join("images.csv");
     evaluation.write_csv(&table).unwrap();
@@ -94,14 +100,13 @@ fn files_hold_what_was_measured() {
         let view = tensors.tensor(name).unwrap();
         assert_eq!(view.shape(), [20, 3, toy::SIDE, toy::SIDE]);
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-        let far = farthest(&clean, &values);
+        let far = Region::linf(0.0).distance(&clean, &values);
         assert!(far > 0.0 && far <= recipe.epsilons[place].0 + 1e-6, "{far}");
         // What was written fools the model where it says so, and only there.
-        let target = Target::new(&bundle.model, bundle.head.as_ref().unwrap(), &images, 20, &toy::device());
-        let data = burn::tensor::TensorData::new(values, view.shape().to_vec());
-        let found = target.predict(Tensor::from_data(data, &target.device), &indices).unwrap();
-        for (verdict, found) in evaluation.verdicts.iter().zip(found) {
-            assert_eq!(verdict.robust[place], found == verdict.label);
+        let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+        let logits = subject.victim().logits(&values, Pass { images: &[0; 20], draw: 0 });
+        for (verdict, logits) in evaluation.verdicts.iter().zip(logits.chunks_exact(3)) {
+            assert_eq!(verdict.robust[place], first_of_greatest(logits) == usize::from(verdict.label));
         }
     }
     let unkept = run(&bundle, &recipe, Options::default());
@@ -115,7 +120,9 @@ fn files_hold_what_was_measured() {
 fn what_cannot_be_measured_is_named() {
     let device = toy::device();
     let fail = |bundle: &Bundle, test: &Images, recipe: &spec::Evaluate| {
-        let error = evaluate(bundle, test, recipe, Options::default(), &device, &mut |_| {}).unwrap_err().to_string();
+        let done = Subject::bundle(bundle, &device)
+            .and_then(|subject| evaluate(&subject, test, recipe, &Options::default(), &mut |_| {}));
+        let error = done.unwrap_err().to_string();
         assert!(!error.contains('\n') && !error.contains("  "), "{error}");
         error
     };
@@ -150,35 +157,48 @@ fn what_cannot_be_measured_is_named() {
 }
 
 #[test]
-fn an_attack_that_meets_a_nan_is_an_error() {
+fn a_cascade_is_more_than_its_parts() {
     let bundle = toy::with_head(&toy::device());
-    let images = toy::images(12, 2);
-    let target = Target::new(&bundle.model, bundle.head.as_ref().unwrap(), &images, 20, &toy::device());
-    let indices = [5, 9];
-    let x = Tensor::<4>::from_data(pixels(&images, &indices), &target.device);
-    let attack = Pgd { ball: Ball { epsilon: 0.1 }, step: 0.1, steps: 1 };
-    let start = x.zeros_like();
-    assert!(target.ascend(x.clone(), &indices, start.clone(), &attack).is_ok());
-    let bad = start.slice_fill([1..2, 2..3, 0..1, 0..1], f32::NAN);
-    let error = target.ascend(x, &indices, bad, &attack).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { image: 9, .. }), "{error}");
+    let recipe = spec::Evaluate { images: Some(6), ..recipe(Protocol::Autoattack, &[8.0]) };
+    let evaluation = run(&bundle, &recipe, Options::default());
+    let names: Vec<&str> = evaluation.attacks.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["apgd-ce", "apgd-t", "fab-t", "square", "autoattack"]);
+    let right: Vec<u64> = evaluation.attacks.iter().map(|row| row.rate.right).collect();
+    assert!(right.windows(2).all(|pair| pair[0] >= pair[1]) && right[3] == right[4], "{right:?}");
+    // Three classes have neither nine targets nor a targeted ratio.
+    assert!(evaluation.warnings.iter().any(|warning| warning.contains("3 classes")), "{:?}", evaluation.warnings);
+    let headlines: Vec<String> = evaluation.headlines().map(Row::what).collect();
+    assert_eq!(headlines, ["autoattack 8/255"]);
 }
 
 #[test]
-fn a_weaker_result_at_a_larger_budget_is_remarked() {
-    let attack = |levels, right| Attack {
-        name: "pgd-20".into(),
-        epsilon: Pixels::of_255(levels),
-        step: Pixels(0.01),
-        steps: 20,
-        restarts: 1,
-        rate: Rate::new(right, 10),
+fn what_was_stopped_goes_on_and_ends_the_same() {
+    let bundle = toy::with_head(&toy::device());
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = recipe(Protocol::Strong, &[4.0, 16.0]);
+    let options = Options { batch: 4, journal: Some(folder.path().join("evaluation")), ..Options::default() };
+    let numbers = |evaluation: Evaluation| {
+        let mut value = serde_json::to_value(&evaluation).unwrap();
+        value["seconds"] = 0.into();
+        value["attacks"].as_array_mut().unwrap().iter_mut().for_each(|row| row["seconds"] = 0.into());
+        value
     };
-    assert!(doubts(&attack(8.0, 5), Some(&attack(4.0, 5)), 0).is_empty());
-    let remark = doubts(&attack(8.0, 6), Some(&attack(4.0, 5)), 1);
-    assert!(
-        remark[0].contains("6 images") && remark[0].contains("4/255") && remark[1].contains("1 images"),
-        "{remark:?}"
-    );
-    assert!(farthest(&[0.0, 0.0, 0.0], &[0.0, f32::NAN, 1.0]).is_nan());
+    let whole = numbers(run(&bundle, &recipe, Options { batch: 4, ..Options::default() }));
+    // Stopped in the middle of the work, as a panic in the observer does; whatever it is, only whole chunks are there.
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+        let mut heard = 0;
+        let _ = evaluate(&subject, &toy::images(48, 2), &recipe, &options, &mut |progress| {
+            heard += usize::from(progress.what != CLEAN);
+            assert!(heard < 4, "stopped");
+        });
+    }));
+    assert!(stopped.is_err());
+    assert_eq!(numbers(run(&bundle, &recipe, options.clone())), whole);
+    assert_eq!(numbers(run(&bundle, &recipe, options.clone())), whole);
+    // Another seed is another evaluation.
+    let other = spec::Evaluate { seed: 5, ..recipe };
+    let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+    let error = evaluate(&subject, &toy::images(48, 2), &other, &options, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, Error::OtherEvaluation { .. }), "{error}");
 }

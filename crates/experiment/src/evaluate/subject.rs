@@ -1,0 +1,120 @@
+//! What is evaluated: the head of a bundle, or a network trained elsewhere.
+
+use crate::measure::{Error, Result};
+use burn::Tensor;
+use burn::module::Module;
+use burn::tensor::Device;
+use gabion_learn::attack::{Classifier, Network};
+use gabion_learn::{Head, Mode, Model};
+use gabion_runtime::Bundle;
+use gabion_spec::{Augment, Crop, HeadKind, Input};
+
+/// Images `[batch, 3, height, width]` on an autodiff device to logits `[batch, classes]`.
+type Classify = Box<dyn Fn(Tensor<4>) -> Tensor<2>>;
+
+/// A classifier to be evaluated.
+pub struct Subject {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its weights.
+    pub weights: String,
+    /// What it takes.
+    pub input: Input,
+    /// Names of its classes; empty where it does not say.
+    pub classes: Vec<String>,
+    /// Number of its classes.
+    pub outputs: usize,
+    /// What a reader should know of it.
+    pub warnings: Vec<String>,
+    /// Encoder and head, where it has them: a classifier over many crops needs both.
+    pub(crate) parts: Option<Parts>,
+    classify: Classify,
+    device: Device,
+}
+
+/// What a classifier over crops is made of.
+pub(crate) struct Parts {
+    /// With autodiff.
+    pub(crate) model: Model,
+    /// With autodiff.
+    pub(crate) head: Head,
+    /// How crops are drawn: as in pretraining, without colours.
+    pub(crate) augment: Augment,
+}
+
+impl Subject {
+    /// The head of a bundle on whole images, computed on `device`.
+    ///
+    /// # Errors
+    /// When there is no head.
+    pub fn bundle(bundle: &Bundle, device: &Device) -> Result<Self> {
+        let manifest = &bundle.manifest;
+        let head = bundle.head.as_ref().ok_or_else(|| Error::NoHead { name: manifest.name.clone() })?;
+        let device = device.clone().inner();
+        let model = bundle.model.valid().to_device(&device).train();
+        let head = head.valid().to_device(&device).train();
+        let outputs = gabion_learn::weights::export(&head, "")["weight"].shape()[0];
+        let mut warnings = Vec::new();
+        if manifest.head.as_ref().is_some_and(|head| head.kind == HeadKind::Patches) {
+            warnings
+                .push("the head was trained on mean features over views, the attack is on whole images".to_string());
+        }
+        let trained = manifest.pretrain.as_ref().map(|pretrain| &pretrain.augment);
+        let augment = Augment {
+            crop: trained.map_or(Crop::CROP, |augment| augment.crop),
+            flip: trained.map_or(0.5, |augment| augment.flip),
+            ..Augment::identity([manifest.input.height, manifest.input.width])
+        };
+        let classify: Classify = {
+            let (model, head) = (model.clone(), head.clone());
+            Box::new(move |x| head.forward(model.feature(x, Mode::Frozen), Mode::Frozen))
+        };
+        Ok(Self {
+            name: manifest.name.clone(),
+            weights: manifest.weights.sha256.clone(),
+            input: manifest.input,
+            classes: manifest.classes.clone(),
+            outputs,
+            warnings,
+            parts: Some(Parts { model, head, augment }),
+            classify,
+            device,
+        })
+    }
+
+    /// Any function of images, on a device without autodiff; `classify` gets images with it.
+    pub fn function(
+        name: String,
+        weights: String,
+        (input, outputs): (Input, usize),
+        classify: impl Fn(Tensor<4>) -> Tensor<2> + 'static,
+        device: &Device,
+    ) -> Self {
+        Self {
+            name,
+            weights,
+            input,
+            classes: Vec::new(),
+            outputs,
+            warnings: Vec::new(),
+            parts: None,
+            classify: Box::new(classify),
+            device: device.clone().inner(),
+        }
+    }
+
+    /// As an attack sees it.
+    pub fn victim(&self) -> impl Classifier + '_ {
+        Network {
+            classify: &self.classify,
+            size: [self.input.height as usize, self.input.width as usize],
+            classes: self.outputs,
+            device: self.device.clone(),
+        }
+    }
+
+    /// Where it computes, without autodiff.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
