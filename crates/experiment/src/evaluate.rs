@@ -5,22 +5,33 @@
 //! the budget. Every budget is reported by itself: an image that falls to a small one is not counted as fallen to a larger
 //! one.
 
+mod assess;
 mod battery;
+mod corruptions;
 mod course;
+mod crops;
+mod disguises;
 mod files;
 mod journal;
 mod plan;
 mod subject;
+mod trust;
+mod twins;
+mod views;
+mod wide;
 
+pub use assess::{Assessment, Beyond, assess};
+pub use corruptions::{CorruptionRow, Corruptions};
 pub use files::tensor_name;
 pub use plan::{Stage, stages};
 pub use subject::Subject;
+pub use trust::{Check, Grade, Headline, Trust};
+pub use views::{ViewRow, Views};
 
 use crate::data::{Images, order};
 use crate::measure::{Error, Rate, Result, check, hexadecimal};
 use battery::Battery;
-use course::Course;
-use gabion_learn::attack::{Passes, Region, notes};
+use gabion_learn::attack::Passes;
 use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
@@ -108,6 +119,8 @@ pub struct Row {
     pub rate: Rate,
     /// Images that it attacked.
     pub attacked: u64,
+    /// The greatest distance of an image that fooled.
+    pub farthest: f32,
     /// Passes that it took.
     pub passes: Cost,
     /// Time that it took.
@@ -214,14 +227,10 @@ impl Evaluation {
     }
 }
 
-/// Measures a classifier on whole test images, clean and under the attacks of a protocol.
-///
-/// The images are chosen by [`order::stratified`]. An image's result depends neither on its batch nor on the other images,
-/// up to the rounding of a batched product. Images that the clean model gets wrong are not attacked.
+/// [`assess`] without anything beyond attacks.
 ///
 /// # Errors
-/// When images or classes do not fit the subject, the recipe makes no sense, the network gives a value that is not finite
-/// for a clean image, an adversarial image leaves its budget, or the journal is of another evaluation or cannot be written.
+/// As [`assess`].
 pub fn evaluate(
     subject: &Subject,
     test: &Images,
@@ -229,30 +238,14 @@ pub fn evaluate(
     options: &Options,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Evaluation> {
-    let scene = Scene::new(subject, test, recipe, options)?;
-    let battery = scene.battery();
-    let victim = subject.victim();
-    let mut course = Course::new(&battery, &victim, observer)?;
-    let mut warnings = subject.warnings.clone();
-    for epsilon in scene.epsilons.clone() {
-        for stage in stages(recipe.protocol, epsilon) {
-            let region = Region { norm: recipe.norm, epsilon: epsilon.0 };
-            warnings.extend(stage.attacks.iter().filter_map(|attack| plan::too_short(attack, epsilon)));
-            warnings.extend(stage.attacks.iter().flat_map(|attack| notes(attack, subject.outputs)));
-            course.run(&battery, &victim, &stage, region, observer)?;
-        }
-    }
-    warnings.extend(course.doubts());
-    warnings.sort();
-    warnings.dedup();
-    Ok(course.evaluation(&scene, recipe, options, warnings))
+    Ok(assess(subject, test, recipe, &Beyond::default(), options, observer)?.evaluation)
 }
 
 /// Everything that an evaluation goes through, checked.
-pub(crate) struct Scene<'a> {
+struct Scene<'a> {
     test: &'a Images,
     indices: Vec<usize>,
-    pub(crate) epsilons: Vec<Pixels>,
+    epsilons: Vec<Pixels>,
     seed: u64,
     batch: usize,
     journal: Journal,
@@ -297,7 +290,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    pub(crate) fn battery(&self) -> Battery<'_> {
+    fn battery(&self) -> Battery<'_> {
         let Self { test, indices, seed, batch, journal, keep, .. } = self;
         Battery { images: test, indices, seed: *seed, batch: *batch, journal, keep: *keep }
     }

@@ -115,6 +115,18 @@ pub enum Error {
         /// The budget.
         epsilon: spec::Pixels,
     },
+    /// A subject that cannot be asked over many crops.
+    #[error("`{name}` is no encoder with a head: crops have nothing to be averaged over")]
+    NoViews {
+        /// The subject's name.
+        name: String,
+    },
+    /// Crops that could not be made.
+    #[error("the crops could not be made: {why}")]
+    Views {
+        /// The pipeline's reason.
+        why: String,
+    },
     /// A folder that holds what was done of another evaluation.
     #[error("{} holds another evaluation (other weights, images or settings): name another folder with --out", path.display())]
     OtherEvaluation {

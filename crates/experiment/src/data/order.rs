@@ -63,6 +63,7 @@ pub(crate) mod purpose {
     pub(crate) const EPOCH: u64 = 1;
     pub(crate) const SUBSET: u64 = 2;
     pub(crate) const SYNTH: u64 = 3;
+    pub(crate) const PATCH: u64 = 4;
 }
 
 /// The order of `n` images in an epoch: a permutation of `0..n` that (seed, epoch, n) decides.

@@ -35,10 +35,20 @@ impl Order {
     }
 }
 
-/// What came of an attack: of each image, by its place among the indices, and the time.
+/// What came of an attack.
 pub(super) struct Attacked {
+    /// Of each image, by its place among the indices.
     pub(super) found: Vec<(usize, Found)>,
+    /// The greatest distance of an image that fooled, in the attack's norm.
+    pub(super) farthest: f32,
     pub(super) seconds: f64,
+}
+
+impl Attacked {
+    /// The places of the images that were fooled, rising.
+    pub(super) fn fallen(&self) -> Vec<usize> {
+        self.found.iter().filter(|(_, found)| found.fooled()).map(|(place, _)| *place).collect()
+    }
 }
 
 impl Battery<'_> {
@@ -112,34 +122,34 @@ impl Battery<'_> {
         let detail = format!("{:?} {region:?}", order.attack);
         let row = Row { name, detail: &detail };
         let (mut all, mut seconds, mut fallen) = (Vec::with_capacity(standing.len()), 0.0, 0);
+        let mut farthest = 0.0f32;
         for places in standing.chunk_by(|a, b| a / self.batch == b / self.batch) {
             let start = places[0] / self.batch * self.batch;
             let names: Vec<u64> = places.iter().map(|&place| self.indices[place] as u64).collect();
+            let x = self.pixels(places);
+            let rows = places.iter().zip(&names).zip(x.chunks_exact(self.length()));
+            let images: Vec<Image<'_>> =
+                rows.map(|((&place, &name), x)| Image { name, label: self.label(place), x }).collect();
             let chunk = match self.journal.read(row, start, &names, self.length()) {
                 Some(chunk) => chunk,
                 None => {
                     let began = Instant::now();
-                    let x = self.pixels(places);
-                    let rows = places.iter().zip(&names).zip(x.chunks_exact(self.length()));
-                    let images: Vec<Image<'_>> =
-                        rows.map(|((&place, &name), x)| Image { name, label: self.label(place), x }).collect();
                     let mut found = run(&images);
-                    for (image, found) in images.iter().zip(&mut found) {
-                        if found.fooled() && !region.contains(image.x, &found.x, 1e-6) {
-                            return Err(Error::OutsideBall {
-                                image: image.name as usize,
-                                epsilon: Pixels(region.epsilon),
-                            });
-                        }
-                        if !found.fooled() && !self.keep {
-                            found.x = Vec::new();
-                        }
+                    if !self.keep {
+                        found.iter_mut().filter(|found| !found.fooled()).for_each(|found| found.x = Vec::new());
                     }
                     let chunk = Chunk { found, seconds: began.elapsed().as_secs_f64() };
                     self.journal.write(row, start, &names, &chunk)?;
                     chunk
                 }
             };
+            // What a file says is looked at as closely as what was just made.
+            for (image, found) in images.iter().zip(&chunk.found).filter(|(_, found)| found.fooled()) {
+                if !region.contains(image.x, &found.x, 1e-6) {
+                    return Err(Error::OutsideBall { image: image.name as usize, epsilon: Pixels(region.epsilon) });
+                }
+                farthest = farthest.max(region.distance(image.x, &found.x));
+            }
             seconds += chunk.seconds;
             fallen += chunk.found.iter().filter(|found| found.fooled()).count();
             all.extend(places.iter().copied().zip(chunk.found));
@@ -151,6 +161,6 @@ impl Battery<'_> {
                 images: self.indices.len(),
             });
         }
-        Ok(Attacked { found: all, seconds })
+        Ok(Attacked { found: all, farthest, seconds })
     }
 }

@@ -10,6 +10,8 @@ use gabion_spec::{self as spec, Attack, Pixels};
 pub(super) struct Course {
     pub(super) verdicts: Vec<Verdict>,
     pub(super) rows: Vec<Row>,
+    /// Of each row and image the greatest loss and that after three quarters of the steps, where it was attacked.
+    pub(super) losses: Vec<Vec<Option<[f32; 2]>>>,
     /// Of each budget, by place.
     adversarial: Vec<(Pixels, Vec<Option<Perturbed>>)>,
 }
@@ -38,7 +40,7 @@ impl Course {
             robust: Vec::new(),
             fooled_at: Vec::new(),
         });
-        Ok(Self { verdicts: verdicts.collect(), rows: Vec::new(), adversarial: Vec::new() })
+        Ok(Self { verdicts: verdicts.collect(), rows: Vec::new(), losses: Vec::new(), adversarial: Vec::new() })
     }
 
     /// Images whose clean prediction is right.
@@ -69,7 +71,9 @@ impl Course {
             let (passes, seconds) = parts
                 .iter()
                 .fold((Cost::default(), 0.0), |(cost, seconds), row| (cost.and(row.passes), seconds + row.seconds));
+            let farthest = parts.iter().fold(0.0f32, |most, row| most.max(row.farthest));
             let (epsilon, images) = (Pixels(region.epsilon), self.verdicts.len() as u64);
+            self.losses.push(vec![None; self.verdicts.len()]);
             self.rows.push(Row {
                 name: name.into(),
                 norm: region.norm,
@@ -78,6 +82,7 @@ impl Course {
                 cascade: stage.name,
                 rate: Rate::new(standing.len() as u64, images),
                 attacked: self.right().len() as u64,
+                farthest,
                 passes,
                 seconds,
             });
@@ -106,8 +111,10 @@ impl Course {
         let kept = self.adversarial.iter_mut().find(|(budget, _)| *budget == epsilon).expect("pushed above");
         let (mut passes, mut fallen) = (Cost::default(), Vec::new());
         let mut fooled_at = vec![None; self.verdicts.len()];
-        for (place, Found { x, fooled_at: at, passes: cost, .. }) in attacked.found {
+        let mut losses = vec![None; self.verdicts.len()];
+        for (place, Found { x, fooled_at: at, passes: cost, loss, earlier_loss }) in attacked.found {
             passes.add(cost);
+            losses[place] = Some([loss, earlier_loss]);
             if at.is_some() {
                 fooled_at[place] = at;
                 fallen.push(place);
@@ -122,9 +129,35 @@ impl Course {
         }
         let (right, images) = ((standing.len() - fallen.len()) as u64, self.verdicts.len() as u64);
         let rate = Rate::new(right, images);
-        let (norm, attacked, seconds) = (region.norm, standing.len() as u64, attacked.seconds);
-        self.rows.push(Row { name, norm, epsilon, attack, cascade, rate, attacked, passes, seconds });
+        let (norm, farthest, seconds) = (region.norm, attacked.farthest, attacked.seconds);
+        let attacked = standing.len() as u64;
+        self.losses.push(losses);
+        self.rows.push(Row { name, norm, epsilon, attack, cascade, rate, attacked, farthest, passes, seconds });
         fallen
+    }
+
+    /// A row for an attack that stands beside the protocol's.
+    pub(super) fn summary(&self, order: &Order, attacked: &Attacked) -> Row {
+        let mut passes = Cost::default();
+        attacked.found.iter().for_each(|(_, found)| passes.add(found.passes));
+        let right = self.right().len() - attacked.fallen().len();
+        Row {
+            name: order
+                .name
+                .rsplit_once(' ')
+                .filter(|_| order.region.epsilon < 1.0)
+                .map_or(&*order.name, |(name, _)| name)
+                .into(),
+            norm: order.region.norm,
+            epsilon: Pixels(order.region.epsilon),
+            attack: Some(order.attack),
+            cascade: None,
+            rate: Rate::new(right as u64, self.verdicts.len() as u64),
+            attacked: attacked.found.len() as u64,
+            farthest: attacked.farthest,
+            passes,
+            seconds: attacked.seconds,
+        }
     }
 
     /// What speaks against taking the numbers at their word.

@@ -1,0 +1,98 @@
+//! Everything that a protocol asks for, in one go.
+
+use super::course::Course;
+use super::plan::{stages, too_short};
+use super::{Corruptions, Evaluation, Options, Progress, Row, Scene, Subject, Trust, Views, trust, views, wide};
+use crate::data::Images;
+use crate::measure::Result;
+use gabion_learn::attack::{Region, notes};
+use gabion_spec::{self as spec, Protocol};
+use serde::Serialize;
+
+/// A measured classifier, with what its protocol asked for beyond attacks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Assessment {
+    /// Clean and under attack.
+    #[serde(flatten)]
+    pub evaluation: Evaluation,
+    /// One for each budget, where asked for.
+    pub trust: Vec<Trust>,
+    /// Common corruptions, where asked for.
+    pub corruptions: Option<Corruptions>,
+    /// Patches and transfer, where asked for.
+    pub wide: Vec<Row>,
+    /// The classifier over many crops, where asked for.
+    pub views: Option<Views>,
+}
+
+/// What an assessment takes beyond the recipe.
+#[derive(Default)]
+pub struct Beyond<'a> {
+    /// A second model, whose adversarial images are shown to the first.
+    pub source: Option<&'a Subject>,
+    /// Sides of patches in pixels.
+    pub patches: Vec<usize>,
+    /// Crops of an image.
+    pub views: u32,
+}
+
+/// Measures a classifier on whole test images by a protocol: clean, under its attacks, and whatever else it asks for.
+///
+/// The images are chosen by [`crate::data::order::stratified`]. An image's result depends neither on its batch nor on the
+/// other images, up to the rounding of a batched product. Images that the clean model gets wrong are not attacked.
+///
+/// # Errors
+/// When images or classes do not fit the subject, the recipe makes no sense, the network gives a value that is not finite
+/// for a clean image, an adversarial image leaves its budget, or the journal is of another evaluation or cannot be written.
+pub fn assess(
+    subject: &Subject,
+    test: &Images,
+    recipe: &spec::Evaluate,
+    beyond: &Beyond<'_>,
+    options: &Options,
+    observer: &mut dyn FnMut(Progress),
+) -> Result<Assessment> {
+    let scene = Scene::new(subject, test, recipe, options)?;
+    let battery = scene.battery();
+    let victim = subject.victim();
+    let mut course = Course::new(&battery, &victim, observer)?;
+    let mut warnings = subject.warnings.clone();
+    let (mut reports, mut others) = (Vec::new(), Vec::new());
+    for epsilon in scene.epsilons.clone() {
+        let region = Region { norm: recipe.norm, epsilon: epsilon.0 };
+        for stage in stages(recipe.protocol, epsilon) {
+            warnings.extend(stage.attacks.iter().filter_map(|attack| too_short(attack, epsilon)));
+            warnings.extend(stage.attacks.iter().flat_map(|attack| notes(attack, subject.outputs)));
+            course.run(&battery, &victim, &stage, region, observer)?;
+        }
+        let transferred = match beyond.source {
+            Some(source) => {
+                let right = course.right();
+                let (order, attacked) = wide::transfer(&battery, &victim, source, region, &right, observer)?;
+                others.push(course.summary(&order, &attacked));
+                Some(attacked)
+            }
+            None => None,
+        };
+        if matches!(recipe.protocol, Protocol::Trust | Protocol::All) {
+            reports.push(trust::examine(&battery, &victim, &course, region, transferred.as_ref(), observer)?);
+        }
+    }
+    if matches!(recipe.protocol, Protocol::Corruptions | Protocol::All) {
+        for &side in &beyond.patches {
+            let (order, attacked) = wide::patch(&battery, &victim, side, &course.right(), observer)?;
+            others.push(course.summary(&order, &attacked));
+        }
+    }
+    let over_views = match (recipe.protocol, &subject.parts) {
+        (Protocol::Views, _) | (Protocol::All, Some(_)) => {
+            Some(views::measure(&battery, subject, beyond.views, &scene.epsilons, observer)?)
+        }
+        _ => None,
+    };
+    warnings.extend(course.doubts());
+    warnings.sort();
+    warnings.dedup();
+    let evaluation = course.evaluation(&scene, recipe, options, warnings);
+    Ok(Assessment { evaluation, trust: reports, corruptions: None, wide: others, views: over_views })
+}
