@@ -39,3 +39,5 @@ pub use error::CorruptError;
 pub use kinds::{Corruption, Family, Scale, Severity};
 pub use set::{CorruptionSet, MAX_SIDE, corrupt, corrupt_batch};
 
+#[cfg(test)]
+mod golden;
