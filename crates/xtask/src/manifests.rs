@@ -8,17 +8,21 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms, each with what it may depend on.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("gabion-spec", &[]),
     ("gabion-kernels", &[]),
     ("gabion-augment", &["gabion-spec"]),
+    ("gabion-corrupt", &[]),
     ("gabion-learn", &["gabion-kernels", "gabion-spec"]),
     ("gabion-runtime", &["gabion-augment", "gabion-learn", "gabion-spec"]),
-    ("gabion-experiment", &["gabion-augment", "gabion-learn", "gabion-runtime", "gabion-spec"]),
+    ("gabion-experiment", &["gabion-augment", "gabion-corrupt", "gabion-learn", "gabion-runtime", "gabion-spec"]),
     ("gabion", &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-spec"]),
     ("firmware-host", &["gabion-runtime", "gabion-spec"]),
     ("xtask", &[]),
 ];
+
+/// Rooms that know no tensor.
+const ON_SLICES: [&str; 3] = ["gabion-augment", "gabion-corrupt", "gabion-kernels"];
 
 /// Features of Burn and of rooms here that put a backend into the build.
 const BACKENDS: [&str; 8] = ["cpu", "cuda", "flex", "metal", "rocm", "vulkan", "webgpu", "wgpu"];
@@ -64,7 +68,7 @@ pub fn arrows_point_down(metadata: &Value) -> Vec<Finding> {
                     format!("depends on {dependency}: ARCHITECTURE.md has no such arrow"),
                 ));
             }
-            if dependency.starts_with("burn") && ["gabion-kernels", "gabion-augment"].contains(&name(package)) {
+            if dependency.starts_with("burn") && ON_SLICES.contains(&name(package)) {
                 findings.push(Finding::new(name(package), format!("depends on {dependency}: it works on slices")));
             }
         }
