@@ -108,6 +108,7 @@ fn check_length(what: &'static str, size: [usize; 2], expected: usize, got: usiz
 /// Corrupts an image whose lengths are right.
 fn apply(set: &CorruptionSet, image: &[u8], size: [usize; 2], index: u64, out: &mut [u8]) {
     let CorruptionSet { corruption, severity, scale, seed } = *set;
+    // The places of variants in their enums are part of the name: a new one goes last.
     let mut random = Random::named(&[PURPOSE, seed, corruption as u64, u64::from(severity.get()), scale as u64, index]);
     match corruption {
         Corruption::GaussianNoise => {
