@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 
 
 def cpu_name() -> str:
@@ -17,11 +18,16 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def report(result: dict, versions: dict[str, str]):
+def report(result: dict, versions: dict[str, str], out: Path | None = None):
+    """To `out`, or to stdout."""
     machine = {"cpu": cpu_name(), "cores": os.cpu_count()}
     versions = {"python": platform.python_version()} | versions
     command = " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
-    print(json.dumps({"machine": machine, "versions": versions, "command": command, "result": result}, indent=1))
+    text = json.dumps({"machine": machine, "versions": versions, "command": command, "result": result}, indent=1)
+    if out is None:
+        print(text)
+    else:
+        out.write_text(text + "\n")
 
 
 def resident_kib(field: str) -> int:
