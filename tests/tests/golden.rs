@@ -3,6 +3,7 @@
 mod golden {
     mod encoder;
     mod losses;
+    mod networks;
     mod optimizer;
     mod steps;
 
@@ -19,8 +20,12 @@ mod golden {
 
     /// All tensors of a file as f32.
     pub fn tensors(name: &str) -> BTreeMap<String, TensorData> {
-        let bytes = read(name);
-        let file = SafeTensors::deserialize(&bytes).expect("a golden file is a safetensors file");
+        parse(&read(name))
+    }
+
+    /// All tensors of a file's bytes as f32.
+    pub fn parse(bytes: &[u8]) -> BTreeMap<String, TensorData> {
+        let file = SafeTensors::deserialize(bytes).expect("this is a safetensors file");
         file.tensors()
             .into_iter()
             .map(|(name, view)| {

@@ -8,6 +8,7 @@ pub mod attack;
 pub mod encoder;
 mod init;
 pub mod loss;
+pub mod networks;
 pub mod nn;
 mod ops;
 pub mod optim;

@@ -100,7 +100,11 @@ pub fn import<M: Module>(module: M, prefix: &str, tensors: &mut BTreeMap<String,
     }
 }
 
-fn take(tensors: &mut BTreeMap<String, TensorData>, name: String, expected: &[usize]) -> Result<TensorData, Misfit> {
+pub(crate) fn take(
+    tensors: &mut BTreeMap<String, TensorData>,
+    name: String,
+    expected: &[usize],
+) -> Result<TensorData, Misfit> {
     let Some(data) = tensors.remove(&name) else { return Err(Misfit::Missing { name }) };
     let found = data.shape().to_vec();
     if found != expected {
