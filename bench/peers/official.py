@@ -23,7 +23,7 @@ randomised defences. What is to know of pyautoattack 0.2.0 beside the paper:
   and its size, change the outcome of an image.
 - APGD: in its first window the rise of iteration 1 is judged against the last row of a table of zeros, not against the
   start's loss: a cross-entropy always rose, a DLR that is negative never did. After a return to the best point the momentum
-  is that point less the iterate two before it. In L2 a step is scaled to the ball and then clipped to the box.
+  is that point less the last iterate but one. In L2 a step is scaled to the ball and then clipped to the box.
 - Square draws one window, one sign a channel and (in L2) one orientation for the whole batch. The corner is drawn from
   [0, side - window), which leaves out the last place. In L2 the first tiles run over the edge unless
   `side // (side // 5) * (side // 5) + (side - side // 5 * 5) // 2 <= side`; a side of 12, for one, raises an error.

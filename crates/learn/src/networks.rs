@@ -221,5 +221,5 @@ impl Linear {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "flex"))]
 mod tests;

@@ -51,7 +51,7 @@ fn models() -> PathBuf {
 }
 
 /// Pixels in [0, 1] and labels of the first test images, where `GABION_DATA` has them.
-fn cifar10() -> Option<(Tensor<4>, Vec<usize>)> {
+fn cifar10() -> Option<(Tensor<4>, Vec<i64>)> {
     let root = PathBuf::from(std::env::var_os("GABION_DATA")?);
     let file = ["cifar10/test_batch.bin", "test_batch.bin"].map(|name| root.join(name));
     let records = std::fs::read(file.iter().find(|file| file.is_file())?).unwrap();
@@ -59,7 +59,7 @@ fn cifar10() -> Option<(Tensor<4>, Vec<usize>)> {
     let pixels: Vec<f32> =
         records.iter().flat_map(|record| &record[1..]).map(|&byte| f32::from(byte) / 255.0).collect();
     let x = Tensor::from_data(TensorData::new(pixels, [records.len(), 3, 32, 32]), &Device::flex());
-    Some((x, records.iter().map(|record| usize::from(record[0])).collect()))
+    Some((x, records.iter().map(|record| i64::from(record[0])).collect()))
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn networks_of_others_are_as_accurate_as_in_pytorch() {
         for (at, labels) in labels.chunks(BATCH).enumerate() {
             let logits = network.logits(x.clone().narrow(0, at * BATCH, labels.len()));
             let predicted: Vec<i64> = logits.argmax(1).into_data().iter::<i64>().collect();
-            right += predicted.iter().zip(labels).filter(|(found, label)| **found == **label as i64).count();
+            right += predicted.iter().zip(labels).filter(|(found, label)| found == label).count();
         }
         assert!(right.abs_diff(expected) <= TIES, "{name}: {right} of {IMAGES} are right, in PyTorch {expected}");
         println!("{name}: {right} of {IMAGES}");
