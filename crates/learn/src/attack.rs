@@ -7,6 +7,8 @@
 
 mod apgd;
 mod fab;
+#[cfg(all(test, feature = "flex"))]
+mod golden;
 mod image;
 mod objective;
 mod region;

@@ -63,29 +63,7 @@ pub(super) fn run(
     run: Run<'_>,
 ) -> Vec<Found> {
     let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
-    let mut flights: Vec<_> = images
-        .iter()
-        .zip(goals)
-        .enumerate()
-        .map(|(place, (image, &goal))| {
-            let x = match run.from {
-                Some(from) => from[place * image.x.len()..][..image.x.len()].to_vec(),
-                None => start(region, image, run),
-            };
-            let (length, found) = (x.len(), Found::new(&x));
-            let own = State {
-                goal,
-                old: x.clone(),
-                gradient: vec![0.0; length],
-                best_gradient: vec![0.0; length],
-                step: 2.0 * region.epsilon,
-                losses: Vec::with_capacity(run.iterations as usize + 1),
-                checked: Check { best: f32::NEG_INFINITY, halved: true },
-            };
-            Flight { image: *image, place, x, found, own }
-        })
-        .collect();
-
+    let mut flights = begin(region, images, goals, run);
     target.gradient(&mut flights, 0, |own| own.goal, |flight, row| see(flight, &row, 0));
     flights.iter_mut().for_each(|flight| flight.own.checked.best = flight.found.loss);
     land(&mut flights, &mut landed);
@@ -112,6 +90,29 @@ pub(super) fn run(
         landed[flight.place] = Some(flight.found);
     }
     landed.into_iter().map(|found| found.expect("every image lands")).collect()
+}
+
+/// Every image at its start.
+fn begin<'a>(region: Region, images: &[Image<'a>], goals: &[Goal], run: Run<'_>) -> Vec<Flight<'a, State>> {
+    let rows = images.iter().zip(goals).enumerate();
+    rows.map(|(place, (image, &goal))| {
+        let x = match run.from {
+            Some(from) => from[place * image.x.len()..][..image.x.len()].to_vec(),
+            None => start(region, image, run),
+        };
+        let (length, found) = (x.len(), Found::new(&x));
+        let own = State {
+            goal,
+            old: x.clone(),
+            gradient: vec![0.0; length],
+            best_gradient: vec![0.0; length],
+            step: 2.0 * region.epsilon,
+            losses: Vec::with_capacity(run.iterations as usize + 1),
+            checked: Check { best: f32::NEG_INFINITY, halved: true },
+        };
+        Flight { image: *image, place, x, found, own }
+    })
+    .collect()
 }
 
 fn start(region: Region, image: &Image<'_>, run: Run<'_>) -> Vec<f32> {
@@ -172,11 +173,4 @@ fn check(flight: &mut Flight<'_, State>, window: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn checkpoints_are_the_published_ones() {
-        assert_eq!(super::checkpoints(100), [22, 41, 57, 70, 80, 87, 93, 99]);
-        assert_eq!(super::checkpoints(1), [1]);
-        assert_eq!(super::checkpoints(3), [1, 2, 3]);
-    }
-}
+mod tests;

@@ -122,7 +122,7 @@ fn square(image: &[f32], x: &mut [f32], [height, width]: [usize; 2], side: usize
 }
 
 /// Values `[side, side]` of length 1: two bumps of opposite sign, side by side or one above the other.
-fn bump(side: usize, stream: &mut Stream) -> Vec<f32> {
+pub(super) fn bump(side: usize, stream: &mut Stream) -> Vec<f32> {
     let half = side / 2;
     let mut values = vec![0.0f32; side * side];
     values[..half * side].copy_from_slice(&pyramid(half, side));
