@@ -10,6 +10,7 @@ pub mod export;
 pub mod inspect;
 pub mod pretrain;
 pub mod probe;
+pub mod verify;
 
 use crate::output::{Failure, Output, usage};
 use burn::tensor::Device;

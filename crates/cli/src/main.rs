@@ -29,6 +29,8 @@ enum Command {
     Probe(commands::probe::Arguments),
     /// Measure accuracy, clean and under attack.
     Evaluate(commands::evaluate::Arguments),
+    /// Look again at the adversarial images of an evaluation.
+    VerifyAdversarial(commands::verify::Arguments),
     /// Write a bundle again, in f32 or f16.
     Export(commands::export::Arguments),
     /// Check a bundle and show what it is.
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Pretrain(arguments) => commands::pretrain::run(arguments, &output),
         Command::Probe(arguments) => commands::probe::run(arguments, &output),
         Command::Evaluate(arguments) => commands::evaluate::run(arguments, &output),
+        Command::VerifyAdversarial(arguments) => commands::verify::run(&arguments, &output),
         Command::Export(arguments) => commands::export::run(&arguments, &output),
         Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
         Command::Classify(arguments) => commands::classify::run(&arguments, &output),

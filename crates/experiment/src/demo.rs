@@ -379,7 +379,7 @@ impl Work<'_> {
             seed: options.seed,
             epsilons: plan.epsilons.clone(),
         };
-        let how = evaluate::Options { keep: true, ..evaluate::Options::default() };
+        let how = evaluate::Options { keep: evaluate::Keep::All, ..evaluate::Options::default() };
         let subject = Subject::bundle(bundle, &options.device)?;
         let (mut what, mut before) = (None, 0);
         let total = plan.epsilons.len() as u64;

@@ -12,11 +12,13 @@ mod course;
 mod crops;
 mod disguises;
 mod files;
+mod foreign;
 mod journal;
 mod plan;
 mod subject;
 mod trust;
 mod twins;
+mod verify;
 mod views;
 mod wide;
 
@@ -26,6 +28,7 @@ pub use files::tensor_name;
 pub use plan::{Stage, stages};
 pub use subject::Subject;
 pub use trust::{Check, Grade, Headline, Trust};
+pub use verify::{Verified, verify};
 pub use views::{ViewRow, Views};
 
 use crate::data::{Images, order};
@@ -43,15 +46,27 @@ use std::path::PathBuf;
 pub struct Options {
     /// Images attacked together.
     pub batch: usize,
-    /// Keep the adversarial images, 4 bytes a value, image and budget.
-    pub keep: bool,
+    /// Which adversarial images are kept, 4 bytes a value, image and budget.
+    pub keep: Keep,
     /// A folder where what is done is kept, so that an evaluation that was stopped goes on there.
     pub journal: Option<PathBuf>,
 }
 
+/// Which perturbed images an evaluation hands out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    #[default]
+    Nothing,
+    /// The first that fooled, of every image.
+    Fooling,
+    /// The last that did not fool, where none did.
+    All,
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: 100, keep: false, journal: None }
+        Self { batch: 100, keep: Keep::Nothing, journal: None }
     }
 }
 
@@ -94,6 +109,8 @@ pub struct Evaluation {
     pub warnings: Vec<String>,
     /// Time that it took, that of an earlier process included.
     pub seconds: f64,
+    /// SHA-256 of the weights.
+    pub weights_sha256: String,
     /// The adversarial images of each budget, `[images, 3, height, width]`, where they were kept.
     #[serde(skip)]
     adversarial: Option<Vec<(Pixels, Vec<f32>)>>,
@@ -201,8 +218,7 @@ pub struct Verdict {
 
 impl Evaluation {
     /// The adversarial images of a budget: `[images, 3, height, width]` in `[0, 1]`, in the order of `verdicts`; none where
-    /// they were not kept. The first image that fooled the model, or the last that did not; unchanged where the clean model
-    /// is wrong.
+    /// they were not kept. The first image that fooled the model, or with [`Keep::All`] the last that did not; else unchanged.
     pub fn adversarial(&self, epsilon: Pixels) -> Option<&[f32]> {
         let kept = self.adversarial.as_ref()?.iter().find(|(budget, _)| *budget == epsilon)?;
         Some(&kept.1)
@@ -249,14 +265,18 @@ struct Scene<'a> {
     seed: u64,
     batch: usize,
     journal: Journal,
-    keep: bool,
+    keep: Keep,
     data_sha256: String,
+    weights: String,
 }
 
 /// Changes whenever an attack's result does.
 const ATTACKS_VERSION: u32 = 1;
 
 impl<'a> Scene<'a> {
+    /// Images of one pass where nothing else says.
+    const TOGETHER: usize = 100;
+
     pub(crate) fn new(subject: &Subject, test: &'a Images, recipe: &spec::Evaluate, options: &Options) -> Result<Self> {
         let epsilons = budgets(recipe, options)?;
         check("test", test, subject.input)?;
@@ -287,12 +307,13 @@ impl<'a> Scene<'a> {
             journal,
             keep: options.keep,
             data_sha256,
+            weights: subject.weights.clone(),
         })
     }
 
     fn battery(&self) -> Battery<'_> {
         let Self { test, indices, seed, batch, journal, keep, .. } = self;
-        Battery { images: test, indices, seed: *seed, batch: *batch, journal, keep: *keep }
+        Battery { images: test, indices, seed: *seed, batch: *batch, journal, keep: *keep == Keep::All }
     }
 }
 

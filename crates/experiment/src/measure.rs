@@ -115,6 +115,22 @@ pub enum Error {
         /// The budget.
         epsilon: spec::Pixels,
     },
+    /// A file that is no network.
+    #[error("{} is no network that is known here: {why}", path.display())]
+    Network {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file that has no adversarial images for this bundle and data.
+    #[error("the adversarial images of {} cannot be verified: {why}", path.display())]
+    Adversarial {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A subject that cannot be asked over many crops.
     #[error("`{name}` is no encoder with a head: crops have nothing to be averaged over")]
     NoViews {

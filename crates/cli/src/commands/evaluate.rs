@@ -1,38 +1,60 @@
 use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
+use burn::tensor::Device;
 use clap::ValueEnum;
-use gabion_experiment::evaluate::{self, Evaluation, Options, Row, Subject};
+use gabion_experiment::data::Data;
+use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, assess};
 use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
-use gabion_spec::{Evaluate, Norm, Pixels, Protocol};
+use gabion_spec::{Evaluate, Manifest, Norm, Pixels, Protocol};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+mod folder;
+
 /// Measure accuracy, clean and under attack.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  gabion evaluate runs/small --data data/cifar10 --protocol paper --images 2000")]
+#[command(
+    after_help = "Examples:\n  gabion evaluate runs/small --data data/cifar10 --protocol paper --images 2000\n  \
+    gabion evaluate runs/small --data data/cifar10 --protocol trust --images 1000"
+)]
 pub struct Arguments {
-    /// A run folder or a bundle.
-    #[arg(value_name = "RUN|BUNDLE")]
+    /// A run folder, a bundle, or the .safetensors file of a network that others trained.
+    #[arg(value_name = "RUN|BUNDLE|FILE")]
     bundle: PathBuf,
     #[command(flatten)]
     data: DataArguments,
     /// By what rules.
     #[arg(long, value_enum, default_value = "paper")]
     protocol: ProtocolArgument,
+    /// How budgets are measured.
+    #[arg(long, value_enum, default_value = "linf")]
+    norm: NormArgument,
     /// Test images, the same number of each class as far as that goes; all when absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
-    /// Seeds the choice of images and the restarts.
+    /// Seeds the choice of images and whatever attacks draw.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Budgets.
-    #[arg(long, value_delimiter = ',', default_value = "4/255,8/255,16/255")]
+    /// Budgets; by default 4/255,8/255,16/255, or 8/255 of a longer protocol, or 0.5 of L2.
+    #[arg(long, value_delimiter = ',')]
     epsilon: Vec<Pixels>,
     /// Images attacked together; does not change the result.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// Crops of an image in the protocol `views`.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    views: u32,
+    /// Sides in pixels of the patches in the protocol `corruptions`.
+    #[arg(long, value_delimiter = ',', default_value = "5,8", value_parser = clap::value_parser!(u32).range(1..))]
+    patch: Vec<u32>,
+    /// A second model, whose adversarial images are shown to the first.
+    #[arg(long, value_name = "RUN|BUNDLE|FILE")]
+    transfer_from: Option<PathBuf>,
+    /// A folder for what is done so far, the report and the results; run again, it goes on there.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Write what became of each image.
     #[arg(long, value_name = "FILE.csv")]
     per_image: Option<PathBuf>,
@@ -46,7 +68,7 @@ pub struct Arguments {
     device: DeviceArguments,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ProtocolArgument {
     /// PGD-20, step 0.01, zero start.
     Paper,
@@ -55,6 +77,46 @@ enum ProtocolArgument {
     Paper2Step,
     /// PGD-50, 5 random restarts.
     Strong,
+    /// AutoAttack, standard version.
+    Autoattack,
+    /// The classifier over many crops, attacked crop by crop and as an image.
+    Views,
+    /// 15 common corruptions at 5 severities, and patches.
+    Corruptions,
+    /// AutoAttack with checks for gradient masking.
+    Trust,
+    /// Everything.
+    All,
+}
+
+impl From<ProtocolArgument> for Protocol {
+    fn from(argument: ProtocolArgument) -> Self {
+        match argument {
+            ProtocolArgument::Paper => Self::Paper,
+            ProtocolArgument::Paper2Step => Self::Paper2Step,
+            ProtocolArgument::Strong => Self::Strong,
+            ProtocolArgument::Autoattack => Self::Autoattack,
+            ProtocolArgument::Views => Self::Views,
+            ProtocolArgument::Corruptions => Self::Corruptions,
+            ProtocolArgument::Trust => Self::Trust,
+            ProtocolArgument::All => Self::All,
+        }
+    }
+}
+
+impl ProtocolArgument {
+    /// Minutes or hours rather than seconds: kept in a folder, whether one was named or not.
+    fn is_long(self) -> bool {
+        !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong)
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum NormArgument {
+    /// The greatest change of a value.
+    Linf,
+    /// The Euclidean length of the change.
+    L2,
 }
 
 /// Refuses before the work what could not become a file after it.
@@ -70,31 +132,40 @@ fn ensure_file(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A run, a bundle, or the file of a network.
+pub(super) fn subject(path: &Path, device: &Device) -> Result<(Subject, Option<Manifest>), Failure> {
+    if path.is_file() {
+        return Ok((Subject::foreign(path, device)?, None));
+    }
+    let bundle = Bundle::open(&bundle_path(path), device)?;
+    Ok((Subject::bundle(&bundle, device)?, Some(bundle.manifest)))
+}
+
 pub fn run(arguments: Arguments, output: &Output) -> Done {
     for file in [&arguments.per_image, &arguments.save_adversarial].into_iter().flatten() {
         ensure_file(file)?;
     }
-    let path = bundle_path(&arguments.bundle);
     let (device, offered) = arguments.device.choose(output)?;
-    let bundle = Bundle::open(&path, &device)?;
-    let input = bundle.manifest.input;
-    let data = arguments.data.open(Some([input.height as usize, input.width as usize]))?;
-    let recipe = Evaluate {
-        protocol: match arguments.protocol {
-            ProtocolArgument::Paper => Protocol::Paper,
-            ProtocolArgument::Paper2Step => Protocol::Paper2Step,
-            ProtocolArgument::Strong => Protocol::Strong,
-        },
-        norm: Norm::Linf,
-        images: arguments.images,
-        seed: arguments.seed,
-        epsilons: arguments.epsilon.clone(),
+    let (subject, manifest) = subject(&arguments.bundle, &device)?;
+    if arguments.claim && manifest.is_none() {
+        return Err(usage("--claim writes into a bundle; a network's file has no manifest"));
+    }
+    let source = match &arguments.transfer_from {
+        Some(path) => Some(self::subject(path, &device)?.0),
+        None => None,
     };
-    let keep = arguments.save_adversarial.is_some();
-    let options = Options { batch: arguments.batch as usize, keep, journal: None };
-    let subject = Subject::bundle(&bundle, &device)?;
+    let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
+    let recipe = recipe(&arguments);
+    let folder = folder::of(&arguments, &subject, &recipe);
+    if let Some(folder) = &folder {
+        output.note(format!("folder: {} (run the same command to go on)", folder.display()));
+    }
+    let keep = if arguments.save_adversarial.is_some() || folder.is_some() { Keep::Fooling } else { Keep::Nothing };
+    let options = Options { batch: arguments.batch as usize, keep, journal: folder.clone() };
+    let patches = arguments.patch.iter().map(|&side| side as usize).collect();
+    let beyond = Beyond { source: source.as_ref(), patches, views: arguments.views };
     let mut showing: Option<(String, Progress<'_>)> = None;
-    let evaluation = evaluate::evaluate(&subject, &data.split.test, &recipe, &options, &mut |told| {
+    let assessment = assess(&subject, &data.split.test, &recipe, &beyond, &options, &mut |told| {
         if showing.as_ref().is_none_or(|(shown, _)| *shown != told.what) {
             if let Some((_, over)) = showing.take() {
                 over.finish();
@@ -102,12 +173,14 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
             showing = Some((told.what.clone(), Progress::new(output, &told.what, told.total as u64)));
         }
         if let Some((_, progress)) = &mut showing {
-            progress.at(told.done as u64, || format!("{} still right", told.right));
+            let share = 100.0 * told.right as f64 / told.images.max(1) as f64;
+            progress.at(told.done as u64, || format!("{} still right, {share:.1} %", told.right));
         }
     })?;
     if let Some((_, over)) = showing {
         over.finish();
     }
+    let evaluation = &assessment.evaluation;
     let written = [
         arguments.per_image.as_ref().map(|file| evaluation.write_csv(file)),
         arguments.save_adversarial.as_ref().map(|file| evaluation.write_adversarial(file)),
@@ -115,14 +188,11 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
     for warning in &evaluation.warnings {
         output.note(format!("warning: {warning}"));
     }
-    let mut value = serde_json::to_value(&evaluation)?;
+    let mut value = serde_json::to_value(&assessment)?;
     if let Some(fields) = value.as_object_mut() {
-        fields.insert(
-            "bundle".into(),
-            json!({
-                "name": bundle.manifest.name, "weights": bundle.manifest.weights.sha256, "head": bundle.manifest.head,
-            }),
-        );
+        let head = manifest.as_ref().and_then(|manifest| manifest.head.clone());
+        let about = json!({ "name": subject.name, "weights": subject.weights, "head": head });
+        fields.insert("bundle".into(), about);
         fields.insert("data".into(), json!(data.kind.name()));
         fields.insert("device".into(), json!(offered.name));
         fields.insert("machine".into(), machine());
@@ -131,29 +201,88 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         // One row an image goes to --per-image.
         fields.remove("verdicts");
     }
-    output.result(&value, || {
-        let row = |what: String, rate: Rate| {
-            let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-            vec![
-                what,
-                percent(rate.accuracy),
-                format!("{} to {}", percent(rate.low), percent(rate.high)),
-                format!("{} of {}", rate.right, rate.images),
-            ]
-        };
-        let rows = std::iter::once(row("clean".into(), evaluation.clean))
-            .chain(evaluation.attacks.iter().map(|attack| row(Row::what(attack), attack.rate)));
-        table(&["attack", "accuracy", "95 % interval", "right"], rows)
-    })?;
+    let about = folder::About { subject: &subject, data: &data, device: &offered.name };
+    let filed = folder.as_ref().map(|folder| folder::write(folder, &assessment, &value, &about));
+    output.result(&value, || tables(&assessment))?;
     // A full disk does not take away the numbers.
     written.into_iter().flatten().try_for_each(|written| Ok::<(), Failure>(written?))?;
-    if arguments.claim { claim(&path, bundle, &evaluation, data.kind.name()) } else { Ok(()) }
+    if let Some(filed) = filed {
+        filed?;
+    }
+    if arguments.claim { claim(&bundle_path(&arguments.bundle), &device, &assessment, &data) } else { Ok(()) }
+}
+
+fn recipe(arguments: &Arguments) -> Evaluate {
+    let norm = match arguments.norm {
+        NormArgument::Linf => Norm::Linf,
+        NormArgument::L2 => Norm::L2,
+    };
+    let usual: &[Pixels] = match (norm, arguments.protocol.is_long()) {
+        (Norm::L2, _) => &[Pixels(0.5)],
+        (Norm::Linf, true) => &[Pixels::of_255(8.0)],
+        (Norm::Linf, false) => &[Pixels::of_255(4.0), Pixels::of_255(8.0), Pixels::of_255(16.0)],
+    };
+    let epsilons = if arguments.epsilon.is_empty() { usual.to_vec() } else { arguments.epsilon.clone() };
+    Evaluate { protocol: arguments.protocol.into(), norm, images: arguments.images, seed: arguments.seed, epsilons }
+}
+
+/// What a person reads: numbers, and why to believe them.
+fn tables(assessment: &Assessment) -> String {
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let row = |what: String, rate: Rate| {
+        let interval = format!("{} to {}", percent(rate.low), percent(rate.high));
+        vec![what, percent(rate.accuracy), interval, format!("{} of {}", rate.right, rate.images)]
+    };
+    let evaluation = &assessment.evaluation;
+    let mut rows = vec![row("clean".into(), evaluation.clean)];
+    let cascaded = |at: &Row| {
+        let part = at.cascade.is_some() && at.attack.is_some();
+        if part { format!("  after {}", at.what()) } else { at.what() }
+    };
+    rows.extend(evaluation.attacks.iter().map(|at| row(cascaded(at), at.rate)));
+    rows.extend(assessment.wide.iter().map(|at| row(at.what(), at.rate)));
+    if let Some(corruptions) = &assessment.corruptions {
+        let (name, share) = ("corruptions, mean of 75".to_string(), percent(corruptions.mean));
+        rows.push(vec![name, share, String::new(), String::new()]);
+    }
+    if let Some(views) = &assessment.views {
+        rows.push(row(format!("clean, {} views", views.views), views.clean));
+        let named =
+            |at: &gabion_experiment::evaluate::ViewRow| format!("{} {}, {} views", at.name, at.epsilon, views.views);
+        rows.extend(views.rows.iter().map(|at| row(named(at), at.rate)));
+    }
+    let mut text = table(&["attack", "accuracy", "95 % interval", "right"], rows);
+    for trust in &assessment.trust {
+        let grade = |grade: Grade| match grade {
+            Grade::Pass => "PASS",
+            Grade::Warn => "WARN",
+            Grade::Fail => "FAIL",
+        };
+        let rows = trust
+            .checks
+            .iter()
+            .map(|check| vec![grade(check.grade).to_string(), check.name.to_string(), check.figure.clone()]);
+        let headline = match &trust.headline {
+            Headline::Accuracy(rate) => {
+                format!("robust accuracy {} ({} to {})", percent(rate.accuracy), percent(rate.low), percent(rate.high))
+            }
+            Headline::Withheld(why) => format!("NO ROBUST ACCURACY: {why}"),
+        };
+        let budget = format!("{} {}", trust.norm, trust.epsilon);
+        text = format!("{text}\n\n{}\n\n{budget}: {headline}", table(&["", "check", "figure"], rows));
+    }
+    text
 }
 
 /// Writes the bundle with what was measured of it; its weights stay what they are.
-fn claim(path: &Path, bundle: Bundle, evaluation: &Evaluation, data: &str) -> Done {
-    let Bundle { mut manifest, model, head } = bundle;
-    for claim in evaluation.claims(&format!("{data} test"), &typed()) {
+fn claim(path: &Path, device: &Device, assessment: &Assessment, data: &Data) -> Done {
+    if let Some(Headline::Withheld(why)) =
+        assessment.trust.iter().map(|trust| &trust.headline).find(|headline| matches!(headline, Headline::Withheld(_)))
+    {
+        return Err(usage(format!("nothing is claimed: {why}")));
+    }
+    let Bundle { mut manifest, model, head } = Bundle::open(path, device)?;
+    for claim in assessment.claims(&format!("{} test", data.kind.name()), &typed()) {
         manifest.claim(claim);
     }
     let precision = manifest.weights.precision;

@@ -2,11 +2,14 @@
 
 use super::course::Course;
 use super::plan::{stages, too_short};
-use super::{Corruptions, Evaluation, Options, Progress, Row, Scene, Subject, Trust, Views, trust, views, wide};
+use super::{
+    Corruptions, Evaluation, Options, Progress, Row, Scene, Subject, Trust, ViewRow, Views, corruptions, trust, views,
+    wide,
+};
 use crate::data::Images;
-use crate::measure::Result;
+use crate::measure::{Rate, Result};
 use gabion_learn::attack::{Region, notes};
-use gabion_spec::{self as spec, Protocol};
+use gabion_spec::{self as spec, Claim, Protocol};
 use serde::Serialize;
 
 /// A measured classifier, with what its protocol asked for beyond attacks.
@@ -78,7 +81,9 @@ pub fn assess(
             reports.push(trust::examine(&battery, &victim, &course, region, transferred.as_ref(), observer)?);
         }
     }
+    let mut corrupted = None;
     if matches!(recipe.protocol, Protocol::Corruptions | Protocol::All) {
+        corrupted = Some(corruptions::measure(&battery, &victim, observer)?);
         for &side in &beyond.patches {
             let (order, attacked) = wide::patch(&battery, &victim, side, &course.right(), observer)?;
             others.push(course.summary(&order, &attacked));
@@ -94,5 +99,31 @@ pub fn assess(
     warnings.sort();
     warnings.dedup();
     let evaluation = course.evaluation(&scene, recipe, options, warnings);
-    Ok(Assessment { evaluation, trust: reports, corruptions: None, wide: others, views: over_views })
+    Ok(Assessment { evaluation, trust: reports, corruptions: corrupted, wide: others, views: over_views })
+}
+
+impl Assessment {
+    /// What was measured, as claims of a bundle's manifest.
+    pub fn claims(&self, data: &str, command: &str) -> Vec<Claim> {
+        let claim = |what: String, Rate { right, images, .. }: Rate| Claim {
+            what,
+            data: data.into(),
+            images,
+            right,
+            command: command.into(),
+        };
+        let mut claims = self.evaluation.claims(data, command);
+        claims.extend(self.wide.iter().map(|row| claim(row.what(), row.rate)));
+        if let Some(corruptions) = &self.corruptions {
+            let sum = |of: fn(&Rate) -> u64| corruptions.rows.iter().map(|row| of(&row.rate)).sum();
+            let rate = Rate::new(sum(|rate| rate.right), sum(|rate| rate.images));
+            claims.push(claim("corruptions, mean of 75".into(), rate));
+        }
+        if let Some(views) = &self.views {
+            claims.push(claim(format!("clean, {} views", views.views), views.clean));
+            let named = |row: &ViewRow| format!("{} {}, {} views", row.name, row.epsilon, views.views);
+            claims.extend(views.rows.iter().map(|row| claim(named(row), row.rate)));
+        }
+        claims
+    }
 }

@@ -1,7 +1,7 @@
 //! The verdicts of an evaluation, as attack after attack comes in.
 
 use super::battery::{Attacked, Battery, Order};
-use super::{CLEAN, Cost, Evaluation, Options, Progress, Row, Scene, Stage, Verdict};
+use super::{CLEAN, Cost, Evaluation, Keep, Options, Progress, Row, Scene, Stage, Verdict};
 use crate::measure::{Rate, Result};
 use gabion_learn::attack::{Classifier, Found, Region, first_of_greatest};
 use gabion_spec::{self as spec, Attack, Pixels};
@@ -197,7 +197,7 @@ impl Course {
         let images = self.verdicts.len() as u64;
         let right = self.right().len() as u64;
         let battery = scene.battery();
-        let adversarial = options.keep.then(|| {
+        let adversarial = (options.keep != Keep::Nothing).then(|| {
             let places: Vec<usize> = (0..self.verdicts.len()).collect();
             let clean = battery.pixels(&places);
             let stride = clean.len() / places.len();
@@ -217,6 +217,7 @@ impl Course {
             seed: recipe.seed,
             images,
             data_sha256: scene.data_sha256.clone(),
+            weights_sha256: scene.weights.clone(),
             clean: Rate::new(right, images),
             seconds: self.rows.iter().filter(|row| row.attack.is_some()).map(|row| row.seconds).sum(),
             attacks: self.rows,

@@ -6,10 +6,17 @@ use gabion_runtime::durable;
 use gabion_spec::Pixels;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
 impl Evaluation {
+    /// Images that stand every attack of a budget.
+    fn standing(&self, epsilon: Pixels) -> usize {
+        let rows: Vec<usize> = (0..self.attacks.len()).filter(|&row| self.attacks[row].epsilon == epsilon).collect();
+        self.verdicts.iter().filter(|verdict| rows.iter().all(|&row| verdict.robust[row])).count()
+    }
+
     /// Writes one row an image: `index,label,predicted,clean` and a column for each attack, such as `pgd-20 8/255`; 1 in
     /// them for right, 0 for wrong.
     ///
@@ -57,12 +64,23 @@ impl Evaluation {
             let shape = vec![images, 3, height, width];
             tensors.push((tensor_name(*epsilon), view(Dtype::F32, shape, bytemuck::cast_slice(values))));
         }
-        safetensors::serialize(tensors, None)
+        let mut metadata = HashMap::from([
+            ("weights".to_string(), self.weights_sha256.clone()),
+            ("norm".to_string(), self.attacks.first().map_or_else(String::new, |row| row.norm.to_string())),
+        ]);
+        for (epsilon, _) in kept {
+            let stand = self.standing(*epsilon).to_string();
+            metadata.insert(format!("{STANDING}{}", tensor_name(*epsilon)), stand);
+        }
+        safetensors::serialize(tensors, Some(metadata))
             .map_err(io::Error::other)
             .and_then(|whole| durable::write(path, &whole))
             .map_err(Error::io("write the adversarial images to", path))
     }
 }
+
+/// Before the name of a tensor of images: how many of them the model gets right.
+pub(super) const STANDING: &str = "standing ";
 
 /// The tensor of a budget's adversarial images: `adversarial_8_255` of 8/255, `adversarial_0.01` of 0.01.
 pub fn tensor_name(epsilon: Pixels) -> String {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::measure::pixels;
 use crate::toy;
-use gabion_learn::attack::{Classifier, Pass, first_of_greatest};
+use gabion_learn::attack::{Classifier, Pass, Region, first_of_greatest};
 use gabion_runtime::Bundle;
 use safetensors::SafeTensors;
 
@@ -19,7 +19,7 @@ fn recipe(protocol: Protocol, levels: &[f32]) -> spec::Evaluate {
 fn a_budget_of_0_changes_no_prediction() {
     let bundle = toy::with_head(&toy::device());
     for protocol in [Protocol::Paper2Step, Protocol::Strong] {
-        let evaluation = run(&bundle, &recipe(protocol, &[0.0]), Options { keep: true, ..Options::default() });
+        let evaluation = run(&bundle, &recipe(protocol, &[0.0]), Options { keep: Keep::All, ..Options::default() });
         assert_eq!(evaluation.attacks[0].rate, evaluation.clean);
         let right = |verdict: &Verdict| verdict.robust == [verdict.predicted == verdict.label];
         assert!(evaluation.verdicts.iter().all(right));
@@ -69,7 +69,7 @@ fn files_hold_what_was_measured() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = toy::with_head(&toy::device());
     let recipe = recipe(Protocol::Paper, &[4.0, 8.0]);
-    let evaluation = run(&bundle, &recipe, Options { batch: 9, keep: true, journal: None });
+    let evaluation = run(&bundle, &recipe, Options { batch: 9, keep: Keep::All, journal: None });
 
     let table = folder.path().join("images.csv");
     evaluation.write_csv(&table).unwrap();
@@ -201,4 +201,74 @@ fn what_was_stopped_goes_on_and_ends_the_same() {
     let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
     let error = evaluate(&subject, &toy::images(48, 2), &other, &options, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::OtherEvaluation { .. }), "{error}");
+}
+
+#[test]
+fn a_trust_report_sees_its_twins_and_believes_a_plain_model() {
+    let bundle = toy::with_head(&toy::device());
+    let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+    let recipe = spec::Evaluate { images: Some(24), ..recipe(Protocol::Trust, &[4.0]) };
+    let beyond = Beyond { source: Some(&subject), patches: vec![3], views: 4 };
+    let found = assess(&subject, &toy::images(48, 2), &recipe, &beyond, &Options::default(), &mut |_| {}).unwrap();
+    let trust = &found.trust[0];
+    for check in &trust.checks {
+        println!("{:?} {}: {}", check.grade, check.name, check.figure);
+    }
+    let failed: Vec<_> = trust.checks.iter().filter(|check| check.grade == Grade::Fail).collect();
+    // A linear twin of three colours need not fall at 4/255.
+    assert!(failed.iter().all(|check| check.name.contains("undefended")), "{failed:#?}");
+    assert!(trust.checks.iter().any(|check| check.name.contains("hidden gradients") && check.grade == Grade::Pass));
+    assert_eq!(trust.sweep.len(), 9);
+    assert!(trust.checks.iter().any(|check| check.name.contains("transfer")));
+    assert_eq!(found.wide[0].name, "transfer from toy");
+}
+
+#[test]
+fn patches_corruptions_and_crops_are_measured() {
+    let bundle = toy::with_head(&toy::device());
+    let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+    let images = toy::images(48, 2);
+    let recipe = spec::Evaluate { images: Some(9), ..recipe(Protocol::Corruptions, &[8.0]) };
+    let beyond = Beyond { source: None, patches: vec![2, 8], views: 3 };
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { journal: Some(folder.path().join("e")), ..Options::default() };
+    let found = assess(&subject, &images, &recipe, &beyond, &options, &mut |_| {}).unwrap();
+    let corruptions = found.corruptions.as_ref().unwrap();
+    assert_eq!(corruptions.rows.len(), 75);
+    assert!(corruptions.mean > 0.2 && corruptions.mean <= 1.0);
+    assert_eq!(found.wide.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["patch 2x2", "patch 8x8"]);
+    // A patch over the whole image leaves nothing of it.
+    assert!(found.wide[1].rate.right <= found.wide[0].rate.right && found.wide[1].rate.right <= 1);
+    let again = assess(&subject, &images, &recipe, &beyond, &options, &mut |_| {}).unwrap();
+    assert_eq!(again.corruptions, found.corruptions);
+    let views = spec::Evaluate { protocol: Protocol::Views, ..recipe };
+    let over = assess(&subject, &images, &views, &beyond, &Options::default(), &mut |_| {}).unwrap().views.unwrap();
+    let names: Vec<&str> = over.rows.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    // Who may change every crop by itself does at least as much as who owns the image, up to the luck of draws.
+    assert!(over.rows.iter().all(|row| row.rate.right <= over.clean.right));
+}
+
+#[test]
+fn adversarial_images_are_verified_out_of_their_file() {
+    let bundle = toy::with_head(&toy::device());
+    let recipe = recipe(Protocol::Paper, &[8.0, 32.0]);
+    let evaluation = run(&bundle, &recipe, Options { keep: Keep::Fooling, ..Options::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("images.safetensors");
+    evaluation.write_adversarial(&file).unwrap();
+    let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+    let images = toy::images(48, 2);
+    let verified = verify(&subject, &images, &file).unwrap();
+    assert_eq!(verified.len(), 2);
+    for (verified, row) in verified.iter().zip(&evaluation.attacks) {
+        assert!(verified.holds(), "{verified:?}");
+        assert_eq!((verified.right as u64, verified.epsilon), (row.rate.right, row.epsilon));
+    }
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
+    assert!(matches!(verify(&subject, &images, &file), Err(Error::Adversarial { .. })));
+    std::fs::write(&file, &bytes).unwrap();
+    let error = verify(&subject, &toy::images(3, 2), &file).unwrap_err().to_string();
+    assert!(error.contains("another label"), "{error}");
 }

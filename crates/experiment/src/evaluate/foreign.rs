@@ -1,0 +1,52 @@
+//! Networks that others trained, as subjects: a `.safetensors` file of a known architecture.
+
+use super::Subject;
+use crate::measure::{Error, Result, hexadecimal};
+use burn::tensor::{Device, TensorData};
+use gabion_learn::networks::Network;
+use gabion_spec::Input;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Larger files are no network of these.
+const MOST_BYTES: u64 = 256 << 20;
+
+impl Subject {
+    /// A network of [`gabion_learn::networks`] in a file, on 32x32 images; told by the names of its tensors.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no safetensors file of f32, or fits no network.
+    pub fn foreign(path: &Path, device: &Device) -> Result<Self> {
+        let io = |source| Error::Io { doing: "read the network", path: path.to_path_buf(), source };
+        let wrong = |why: String| Error::Network { path: path.to_path_buf(), why };
+        let length = std::fs::metadata(path).map_err(io)?.len();
+        if length > MOST_BYTES {
+            return Err(wrong(format!("{length} bytes are more than {MOST_BYTES}")));
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            // Counters of batches are no weights.
+            if view.dtype() == Dtype::I64 && name.ends_with("num_batches_tracked") {
+                continue;
+            }
+            if view.dtype() != Dtype::F32 {
+                return Err(wrong(format!("tensor `{name}` is {:?}, not f32", view.dtype())));
+            }
+            let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+            tensors.insert(name, TensorData::new(values, view.shape().to_vec()));
+        }
+        let outputs = ["linear.bias", "linear2.bias", "7.bias"]
+            .iter()
+            .find_map(|name| tensors.get(*name).map(|data| data.shape()[0]))
+            .unwrap_or(0);
+        let network = Network::build(tensors, &device.clone().autodiff()).map_err(|error| wrong(error.to_string()))?;
+        let name = path.file_stem().map_or_else(|| "network".into(), |stem| stem.to_string_lossy().into_owned());
+        let weights = hexadecimal(&Sha256::digest(&bytes));
+        let input = Input { height: 32, width: 32 };
+        Ok(Self::function(name, weights, (input, outputs), move |x| network.logits(x), device))
+    }
+}
