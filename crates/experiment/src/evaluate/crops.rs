@@ -52,10 +52,11 @@ impl Over<'_> {
             .collect()
     }
 
-    /// Logits of images from their views `[rows * views, 3, height, width]`, image-major, on the autodiff device.
+    /// Logits of images from their views `[rows * views, 3, height, width]`, image-major.
     fn classify(&self, views: Tensor<4>) -> Tensor<2> {
         let [rows, ..] = views.dims();
-        let Parts { model, head, .. } = self.parts;
+        let Parts { plain, graph, .. } = self.parts;
+        let (model, head) = if views.device().is_autodiff() { graph } else { plain };
         let feature = model.feature(views, Mode::Frozen);
         let [_, length] = feature.dims();
         let mean = feature.reshape([rows / self.views, self.views, length]).mean_dim(1);
@@ -68,9 +69,8 @@ impl Over<'_> {
         views: Tensor<4>,
         weights: Option<&mut dyn FnMut(&[f32]) -> Vec<f32>>,
     ) -> (Vec<f32>, Option<Tensor<4>>) {
-        let leaf = Tensor::from_inner(views);
-        let Some(weights) = weights else { return (host(self.classify(leaf).inner()), None) };
-        let leaf = leaf.require_grad();
+        let Some(weights) = weights else { return (host(self.classify(views)), None) };
+        let leaf = Tensor::from_inner(views).require_grad();
         let graph = self.classify(leaf.clone());
         let logits = host(graph.clone().inner());
         let data = TensorData::new(weights(&logits), graph.dims());

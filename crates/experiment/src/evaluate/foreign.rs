@@ -2,6 +2,7 @@
 
 use super::Subject;
 use crate::measure::{Error, Result, hexadecimal};
+use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use gabion_learn::networks::Network;
 use gabion_spec::Input;
@@ -43,10 +44,13 @@ impl Subject {
             .iter()
             .find_map(|name| tensors.get(*name).map(|data| data.shape()[0]))
             .unwrap_or(0);
-        let network = Network::build(tensors, &device.clone().autodiff()).map_err(|error| wrong(error.to_string()))?;
+        let build = |tensors, device| Network::build(tensors, &device).map_err(|error| wrong(error.to_string()));
+        let plain = build(tensors.clone(), device.clone().inner())?;
+        let graph = build(tensors, device.clone().autodiff())?;
+        let classify = move |x: Tensor<4>| if x.device().is_autodiff() { graph.logits(x) } else { plain.logits(x) };
         let name = path.file_stem().map_or_else(|| "network".into(), |stem| stem.to_string_lossy().into_owned());
         let weights = hexadecimal(&Sha256::digest(&bytes));
         let input = Input { height: 32, width: 32 };
-        Ok(Self::function(name, weights, (input, outputs), move |x| network.logits(x), device))
+        Ok(Self::function(name, weights, (input, outputs), classify, device))
     }
 }

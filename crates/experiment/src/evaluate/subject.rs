@@ -9,7 +9,7 @@ use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::Bundle;
 use gabion_spec::{Augment, Crop, HeadKind, Input};
 
-/// Images `[batch, 3, height, width]` on an autodiff device to logits `[batch, classes]`.
+/// Images `[batch, 3, height, width]` to logits `[batch, classes]`, with autodiff where the images are.
 type Classify = Box<dyn Fn(Tensor<4>) -> Tensor<2>>;
 
 /// A classifier to be evaluated.
@@ -34,10 +34,10 @@ pub struct Subject {
 
 /// What a classifier over crops is made of.
 pub(crate) struct Parts {
-    /// With autodiff.
-    pub(crate) model: Model,
-    /// With autodiff.
-    pub(crate) head: Head,
+    /// Without autodiff.
+    pub(crate) plain: (Model, Head),
+    /// With it.
+    pub(crate) graph: (Model, Head),
     /// How crops are drawn: as in pretraining, without colours.
     pub(crate) augment: Augment,
 }
@@ -51,9 +51,9 @@ impl Subject {
         let manifest = &bundle.manifest;
         let head = bundle.head.as_ref().ok_or_else(|| Error::NoHead { name: manifest.name.clone() })?;
         let device = device.clone().inner();
-        let model = bundle.model.valid().to_device(&device).train();
-        let head = head.valid().to_device(&device).train();
-        let outputs = gabion_learn::weights::export(&head, "")["weight"].shape()[0];
+        let plain = (bundle.model.valid().to_device(&device), head.valid().to_device(&device));
+        let graph = plain.clone().train();
+        let outputs = gabion_learn::weights::export(&plain.1, "")["weight"].shape()[0];
         let mut warnings = Vec::new();
         if manifest.head.as_ref().is_some_and(|head| head.kind == HeadKind::Patches) {
             warnings
@@ -66,8 +66,11 @@ impl Subject {
             ..Augment::identity([manifest.input.height, manifest.input.width])
         };
         let classify: Classify = {
-            let (model, head) = (model.clone(), head.clone());
-            Box::new(move |x| head.forward(model.feature(x, Mode::Frozen), Mode::Frozen))
+            let (plain, graph) = (plain.clone(), graph.clone());
+            Box::new(move |x| {
+                let (model, head) = if x.device().is_autodiff() { &graph } else { &plain };
+                head.forward(model.feature(x, Mode::Frozen), Mode::Frozen)
+            })
         };
         Ok(Self {
             name: manifest.name.clone(),
@@ -76,13 +79,13 @@ impl Subject {
             classes: manifest.classes.clone(),
             outputs,
             warnings,
-            parts: Some(Parts { model, head, augment }),
+            parts: Some(Parts { plain, graph, augment }),
             classify,
             device,
         })
     }
 
-    /// Any function of images, on a device without autodiff; `classify` gets images with it.
+    /// Any function of images, which are on `device` without autodiff or with it.
     pub fn function(
         name: String,
         weights: String,

@@ -51,7 +51,9 @@ pub trait Classifier {
 
 /// A function of tensors as a [`Classifier`], differentiated by Burn.
 pub struct Network<F> {
-    /// Images `[batch, 3, height, width]` on an autodiff device to logits `[batch, classes]`.
+    /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, on the device that the images are on: an autodiff
+    /// device where a gradient is wanted, else a plain one. A forward pass on an autodiff device without a backward one
+    /// after it would keep what it computed.
     pub classify: F,
     /// Height and width.
     pub size: [usize; 2],
@@ -66,7 +68,7 @@ impl<F: Fn(Tensor<4>) -> Tensor<2>> Network<F> {
         let [height, width] = self.size;
         assert!(x.len() == rows * 3 * height * width, "{} values are not {rows} images of {height}x{width}", x.len());
         let data = TensorData::new(x.to_vec(), [rows, 3, height, width]);
-        Tensor::from_inner(Tensor::from_data(data, &self.device.clone().inner()))
+        Tensor::from_data(data, &self.device.clone().inner())
     }
 }
 
@@ -76,12 +78,12 @@ impl<F: Fn(Tensor<4>) -> Tensor<2>> Classifier for Network<F> {
     }
 
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
-        host((self.classify)(self.images(x, pass.images.len())).inner())
+        host((self.classify)(self.images(x, pass.images.len())))
     }
 
     fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
         let rows = pass.images.len();
-        let leaf = self.images(x, rows).require_grad();
+        let leaf = Tensor::from_inner(self.images(x, rows)).require_grad();
         let graph = (self.classify)(leaf.clone());
         let logits = host(graph.clone().inner());
         let weights = TensorData::new(weights(&logits), [rows, self.classes]);
