@@ -1,5 +1,9 @@
 //! SGD with Nesterov momentum under LARS in clip mode, the cosine schedule, and a running average of the weights.
 
+mod sgd;
+
+pub use sgd::Sgd;
+
 use crate::weights::{Path, tensor_of};
 use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -42,7 +46,7 @@ impl Lars {
 
     /// Moves every parameter of `module` that has a gradient in `grads`.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, grads: &mut Gradients) -> M {
-        module.map(&mut Step { optim: self, rate, grads, path: Path::default() })
+        moved(module, grads, |name, p, g, dimensions| self.moved(name, p, g, rate, dimensions))
     }
 
     /// The momentum by parameter name, flat, for a checkpoint.
@@ -56,12 +60,9 @@ impl Lars {
             state.iter().map(|(name, data)| (name.clone(), Tensor::from_data(data.clone(), device))).collect();
     }
 
-    fn moved<const D: usize>(&mut self, name: &str, p: Tensor<D>, g: Tensor<D>, rate: f64) -> Tensor<D> {
+    fn moved(&mut self, name: &str, p: Tensor<1>, mut g: Tensor<1>, rate: f64, dimensions: usize) -> Tensor<1> {
         let spec::Optimizer { momentum, weight_decay, trust_coefficient, .. } = self.config;
-        let shape = p.shape();
-        let count = shape.num_elements();
-        let (p, mut g) = (p.reshape([count]), g.reshape([count]));
-        if D > 1 {
+        if dimensions > 1 {
             let length = |x: &Tensor<1>| x.clone().square().sum().sqrt();
             let (p_length, g_length) = (length(&p), length(&g));
             let alive = (p_length.clone() * g_length.clone()).greater_elem(0.0).float();
@@ -79,18 +80,27 @@ impl Lars {
         };
         let step = g + buffer.clone().mul_scalar(momentum);
         self.momentum.insert(name.to_string(), buffer);
-        (p - step.mul_scalar(rate)).reshape(shape)
+        p - step.mul_scalar(rate)
     }
 }
 
-struct Step<'a> {
-    optim: &'a mut Lars,
-    rate: f64,
+/// `module` with every parameter that has a gradient replaced by what `each` makes of its name, its value and its
+/// gradient, both flat, and the number of its dimensions.
+fn moved<M: Module>(
+    module: M,
+    grads: &mut Gradients,
+    each: impl FnMut(&str, Tensor<1>, Tensor<1>, usize) -> Tensor<1>,
+) -> M {
+    module.map(&mut Step { each, grads, path: Path::default() })
+}
+
+struct Step<'a, F> {
+    each: F,
     grads: &'a mut Gradients,
     path: Path,
 }
 
-impl ModuleMapper for Step<'_> {
+impl<F: FnMut(&str, Tensor<1>, Tensor<1>, usize) -> Tensor<1>> ModuleMapper for Step<'_, F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }
@@ -102,10 +112,11 @@ impl ModuleMapper for Step<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = param.val().grad_remove(self.grads) else { return param };
         let name = self.path.torch_name();
-        let (optim, rate) = (&mut *self.optim, self.rate);
         param.map(|p| {
-            let moved = optim.moved(&name, p.inner(), gradient, rate);
-            Tensor::from_inner(moved).require_grad()
+            let shape = p.shape();
+            let count = shape.num_elements();
+            let moved = (self.each)(&name, p.inner().reshape([count]), gradient.reshape([count]), D);
+            Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }
 }
