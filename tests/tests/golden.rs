@@ -1,7 +1,8 @@
-//! Values and gradients from PyTorch: `tests/golden/make.py` writes the files, this compares.
+//! Values and gradients from PyTorch: `tests/golden/make.py` and `finetune.py` write the files, this compares.
 
 mod golden {
     mod encoder;
+    mod finetune;
     mod losses;
     mod networks;
     mod optimizer;

@@ -239,6 +239,11 @@ impl Head {
         Self { linear: Linear::init(features, classes, (seed, "head"), device) }
     }
 
+    /// Zero weights: every class is as probable as any other.
+    pub fn zero(features: usize, classes: usize, device: &Device) -> Self {
+        Self::from_parts(Tensor::zeros([classes, features], device), Tensor::zeros([classes], device))
+    }
+
     /// # Shapes
     /// - `feature`: `[batch, hidden]`
     /// - output: logits `[batch, classes]`

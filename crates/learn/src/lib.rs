@@ -6,6 +6,7 @@
 
 pub mod attack;
 pub mod encoder;
+pub mod finetune;
 mod init;
 pub mod loss;
 pub mod networks;

@@ -273,15 +273,15 @@ impl fmt::Display for Invalid {
 
 impl core::error::Error for Invalid {}
 
-fn ensure(holds: bool, key: &'static str, why: impl FnOnce() -> String) -> Result<(), Invalid> {
+pub(crate) fn ensure(holds: bool, key: &'static str, why: impl FnOnce() -> String) -> Result<(), Invalid> {
     if holds { Ok(()) } else { Err(Invalid { key, why: why() }) }
 }
 
-fn probability(value: f64, key: &'static str) -> Result<(), Invalid> {
+pub(crate) fn probability(value: f64, key: &'static str) -> Result<(), Invalid> {
     ensure((0.0..=1.0).contains(&value), key, || format!("{value} is not a probability between 0 and 1"))
 }
 
-fn ordered([low, high]: [f64; 2], least: f64, most: f64, key: &'static str) -> Result<(), Invalid> {
+pub(crate) fn ordered([low, high]: [f64; 2], least: f64, most: f64, key: &'static str) -> Result<(), Invalid> {
     ensure(least <= low && low <= high && high <= most, key, || {
         format!("[{low}, {high}] must rise and stay within [{least}, {most}]")
     })

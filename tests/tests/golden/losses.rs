@@ -6,22 +6,22 @@ use gabion_learn::{loss, optim};
 use gabion_spec::{Loss, Schedule};
 use serde_json::Value;
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
 
-fn data(value: &Value) -> TensorData {
+pub fn data(value: &Value) -> TensorData {
     let shape: Vec<usize> = numbers(&value["shape"]).iter().map(|&x| x as usize).collect();
     TensorData::new(numbers(&value["data"]).iter().map(|&x| x as f32).collect::<Vec<_>>(), shape)
 }
 
-fn close(found: f32, expected: &Value, what: &str) {
+pub fn close(found: f32, expected: &Value, what: &str) {
     let expected = expected.as_f64().unwrap();
     let error = (f64::from(found) - expected).abs() / expected.abs().max(1e-3);
     assert!(error < 1e-5, "{what}: {found} is not {expected}");
 }
 
-fn close_data(found: &TensorData, expected: &Value, what: &str) {
+pub fn close_data(found: &TensorData, expected: &Value, what: &str) {
     let expected = data(expected);
     let largest = |data: &TensorData| data.iter::<f32>().fold(0f32, |most, x| most.max(x.abs()));
     // With one view the invariance is constant: its gradient is 0 but for rounding.
