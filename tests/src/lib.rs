@@ -16,6 +16,7 @@ pub fn manifest(encoder: Encoder, projector: Projector, side: u32, classes: Vec<
             recipe: spec::Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 },
         }),
         pretrain: None,
+        finetune: Vec::new(),
         data: None,
         weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),

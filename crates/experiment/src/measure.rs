@@ -102,11 +102,20 @@ pub enum Error {
         image: usize,
     },
     /// A training loss that is no number.
-    #[error("the head's loss is not finite after epoch {epoch}: lower `rate`")]
+    #[error("the loss is not finite in epoch {epoch}: lower `rate`")]
     Diverged {
         /// The epoch, from 1.
         epoch: u32,
     },
+    /// A new bundle where there is something.
+    #[error("{} exists, and a fine-tuned encoder goes into a new bundle: choose another --out", path.display())]
+    Exists {
+        /// Where it should be written.
+        path: PathBuf,
+    },
+    /// A new bundle of a probe that left the encoder as it was.
+    #[error("the probe moved no encoder: write its head into the bundle that was probed")]
+    NotTuned,
     /// An adversarial image outside of its budget; a defect of the attack, never of the input.
     #[error("the attack on test image {image} left its budget of {epsilon}: report this with the bundle")]
     OutsideBall {

@@ -1,23 +1,35 @@
-//! Classifiers on the frozen encoder's feature (METHOD section 5): linear, robust, over patches, and k nearest
-//! neighbours.
+//! Classifiers on the encoder's feature (METHOD section 5): linear, robust, over patches, by adversarial fine-tuning, and
+//! k nearest neighbours.
 //!
-//! [`probe`] trains and measures; [`write_into`] puts the head into the bundle with its clean accuracy as a claim.
+//! [`probe`] trains and measures; [`write_into`] puts the head into the bundle with its clean accuracy as a claim,
+//! [`write_new`] an encoder that was fine-tuned with it into a bundle of its own.
+//!
+//! | head | examples | encoder | optimizer |
+//! |---|---|---|---|
+//! | linear | whole images | frozen | Adam |
+//! | robust | PGD-5 of 0.01 from zero, the iterate of the greatest loss; no augmentation | frozen | Adam, a fixed rate |
+//! | alf | PGD-10 of 2/255 from a random start, the last iterate; shifts and flips | frozen | SGD, two falls of the rate |
+//! | aff | the same on the divergence of TRADES, or plain | moves | SGD, two falls of the rate |
+//! | patches | mean feature over views | frozen | SGD, cosine |
+
+mod finetune;
+mod validate;
+mod work;
 
 use crate::data::Split;
-use crate::data::order::permutation;
-use crate::features::{Features, Frozen, View, fingerprint};
-use crate::measure::{Error, Rate, Result, check, host, labels, pixels, predictions};
-use burn::Tensor;
-use burn::module::Module;
+use crate::features::{Frozen, View, fingerprint};
+use crate::measure::{Error, Rate, Result, check};
 use burn::tensor::Device;
-use gabion_learn::attack::{Ball, Pgd, pgd};
+use gabion_learn::attack::{Ball, Pgd};
+use gabion_learn::finetune::Moves;
 use gabion_learn::optim::cosine_rate;
-use gabion_learn::probe::{Regression, Rule, nearest_neighbours};
-use gabion_learn::{Head, Mode};
+use gabion_learn::probe::Rule;
+use gabion_learn::{Head, Model};
 use gabion_runtime::Bundle;
-use gabion_spec::{self as spec, Augment, Claim, Crop, HeadKind, Invalid, Manifest, Pixels};
+use gabion_spec::{self as spec, Augment, Claim, Crop, HeadKind, Manifest};
 use std::path::Path;
 use std::time::Instant;
+use work::{Plan, Work};
 
 /// What a probe gave.
 #[derive(Clone, Debug)]
@@ -32,6 +44,8 @@ pub struct Probed {
     pub classes: Vec<String>,
     /// SHA-256 of the encoder's weights; the head fits no other.
     pub encoder: String,
+    /// The encoder where it was fine-tuned, without autodiff.
+    pub tuned: Option<Model>,
     /// Test images classified right, unperturbed.
     pub test_right: u64,
     /// Test images.
@@ -46,6 +60,11 @@ impl Probed {
     /// The clean accuracy with its interval.
     pub fn rate(&self) -> Rate {
         Rate::new(self.test_right, self.test_images)
+    }
+
+    fn claim(&self, what: &str, data: &str, command: &str) -> Claim {
+        let (images, right) = (self.test_images, self.test_right);
+        Claim { what: what.into(), data: data.into(), images, right, command: command.into() }
     }
 }
 
@@ -93,8 +112,9 @@ pub enum Progress {
 
 /// Trains a head on the bundle's encoder, or classifies by nearest neighbours, and measures the clean accuracy.
 ///
-/// The encoder stays as it is (running statistics, no gradient to its weights). Every training image is seen once an
-/// epoch in the order of [`permutation`]; the last minibatch of an epoch may be a smaller one. Features are kept in
+/// The encoder stays as it is (running statistics, no gradient to its weights) but under [`spec::Probe::Aff`], which moves
+/// a copy; the bundle is not touched. Every training image is seen once an
+/// epoch in the order of [`crate::data::order::permutation`]; the last minibatch of an epoch may be a smaller one. Features are kept in
 /// memory (`4 * images * feature length` bytes) and, where `cache` names a folder, in a file there that is named by the
 /// weights, the data, the part and the device, and that is made anew when it is damaged.
 ///
@@ -102,8 +122,10 @@ pub enum Progress {
 /// (the paper's crop-based one when the bundle does not say) and a flip of probability 1/2, without colour operations;
 /// the views of an image are drawn once, not anew each epoch. It is measured on views of the test images likewise.
 ///
-/// The bundle may lie on any device; everything is computed on `device`, without autodiff but for a robust head's
-/// attack.
+/// Fine-tuning starts from a head of zeros and leaves out of an epoch what does not fill a minibatch; how its images vary
+/// and where its attack starts depends on seed, epoch and image alone.
+///
+/// The bundle may lie on any device; everything is computed on `device`, without autodiff but for attacks and fine-tuning.
 ///
 /// # Errors
 /// When the images do not fit the bundle or the recipe, the recipe makes no sense, a value is not finite, or the cache
@@ -118,12 +140,12 @@ pub fn probe(
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Probed> {
     let start = Instant::now();
-    validate(recipe)?;
+    validate::recipe(recipe)?;
     check("train", &data.train, bundle.manifest.input)?;
     check("test", &data.test, bundle.manifest.input)?;
     let length = bundle.manifest.projector.hidden as usize;
-    let work = Work { encoder: Frozen::new(&bundle.model, device), length, data, seed, cache };
-    let (mut head, mut kind, mut train_loss) = (None, None, Vec::new());
+    let mut work = Work { encoder: Frozen::new(&bundle.model, device), length, data, seed, cache };
+    let (mut head, mut kind, mut train_loss, mut tuned) = (None, None, Vec::new(), None);
     let test_right = match *recipe {
         spec::Probe::Knn { k, temperature } => work.neighbours(k, temperature, observer)?,
         spec::Probe::Linear { rate, batch, epochs } => {
@@ -154,6 +176,21 @@ pub fn probe(
             (head, kind, train_loss) = (Some(trained), Some(HeadKind::Patches), losses);
             right
         }
+        spec::Probe::Alf(ref recipe) => {
+            let (trained, losses) = work.fine_tune(recipe, Moves::Head, observer)?;
+            let right = work.right(&trained.head, &View::Whole, observer)?;
+            (head, kind, train_loss) = (Some(trained.head), Some(HeadKind::Alf), losses);
+            right
+        }
+        spec::Probe::Aff(ref recipe) => {
+            let (trained, losses) = work.fine_tune(recipe, Moves::All, observer)?;
+            // Features of an encoder that is about to be written elsewhere; nobody asks for them again.
+            work = Work { encoder: Frozen::new(&trained.model, device), cache: None, ..work };
+            let right = work.right(&trained.head, &View::Whole, observer)?;
+            (head, kind, train_loss) = (Some(trained.head), Some(HeadKind::Aff), losses);
+            tuned = Some(trained.model);
+            right
+        }
     };
     Ok(Probed {
         head,
@@ -161,6 +198,7 @@ pub fn probe(
         recipe: *recipe,
         classes: data.train.classes.clone(),
         encoder: work.encoder.sha256,
+        tuned,
         test_right,
         test_images: data.test.len() as u64,
         train_loss,
@@ -190,15 +228,33 @@ pub fn write_into(dir: &Path, probed: &Probed, data: &str, command: &str, device
         }
         None => KNN,
     };
-    manifest.claim(Claim {
-        what: what.into(),
-        data: data.into(),
-        images: probed.test_images,
-        right: probed.test_right,
-        command: command.into(),
-    });
+    manifest.claim(probed.claim(what, data, command));
     let precision = manifest.weights.precision;
     Ok(Bundle::write(dir, manifest, &model, probed.head.as_ref().or(head.as_ref()), precision)?)
+}
+
+/// Writes an encoder that was fine-tuned from the one in `earlier`, with its head, into a new bundle at `dir`, and
+/// returns its manifest: the earlier one's with the recipe added, the claim `clean` and no other, for what was measured
+/// of the earlier encoder, nearest neighbours included, says nothing of this one. The part of the projector behind the
+/// feature is the earlier one's.
+///
+/// # Errors
+/// When there is something at `dir`, the probe moved no encoder ([`Error::NotTuned`]), or the bundle cannot be written.
+pub fn write_new(dir: &Path, earlier: &Manifest, probed: &Probed, data: &str, command: &str) -> Result<Manifest> {
+    let (Some(model), Some(kind), spec::Probe::Aff(recipe)) = (&probed.tuned, probed.kind, probed.recipe) else {
+        return Err(Error::NotTuned);
+    };
+    if dir.exists() {
+        return Err(Error::Exists { path: dir.to_path_buf() });
+    }
+    let mut manifest = earlier.clone();
+    manifest.name = format!("{}-aff", earlier.name);
+    manifest.head = Some(spec::Head { kind, recipe: probed.recipe });
+    manifest.classes.clone_from(&probed.classes);
+    manifest.finetune.push(recipe);
+    manifest.claims = vec![probed.claim("clean", data, command)];
+    let precision = manifest.weights.precision;
+    Ok(Bundle::write(dir, manifest, model, probed.head.as_ref(), precision)?)
 }
 
 /// [`Claim::what`] of nearest neighbours.
@@ -209,166 +265,6 @@ fn patches(manifest: &Manifest) -> Augment {
     let crop = manifest.pretrain.as_ref().map_or(Crop::CROP, |pretrain| pretrain.augment.crop);
     let spec::Input { height, width } = manifest.input;
     Augment { crop, flip: 0.5, ..Augment::identity([height, width]) }
-}
-
-fn validate(recipe: &spec::Probe) -> Result<()> {
-    let ensure = |holds: bool, key: &'static str, why: &str| {
-        if holds { Ok(()) } else { Err(Error::Recipe(Invalid { key, why: why.into() })) }
-    };
-    let positive = |value: f64| value > 0.0 && value.is_finite();
-    let training = |rate: f64, batch: u32, epochs: u32| {
-        ensure(positive(rate), "rate", "must be above 0")?;
-        ensure(batch > 0, "batch", "a minibatch needs at least 1 image")?;
-        ensure(epochs > 0, "epochs", "0 epochs train nothing")
-    };
-    match *recipe {
-        spec::Probe::Linear { rate, batch, epochs } => training(rate, batch, epochs),
-        spec::Probe::Robust { rate, batch, epochs, epsilon, step, steps } => {
-            training(rate, batch, epochs)?;
-            let budget = |pixels: Pixels| (0.0..=1.0).contains(&pixels.0);
-            ensure(budget(epsilon), "epsilon", "must be within 0 and 1, such as \"8/255\"")?;
-            ensure(budget(step), "step", "must be within 0 and 1, such as 0.01")?;
-            ensure(steps > 0, "steps", "0 steps attack nothing; use head = \"linear\"")
-        }
-        spec::Probe::Patches { rate, momentum, weight_decay, batch, epochs, views } => {
-            training(rate, batch, epochs)?;
-            ensure((0.0..1.0).contains(&momentum), "momentum", "must be at least 0 and below 1")?;
-            ensure(weight_decay >= 0.0 && weight_decay.is_finite(), "weight_decay", "must not be negative")?;
-            ensure(views > 0, "views", "0 views show nothing")
-        }
-        spec::Probe::Knn { k, temperature } => {
-            ensure(k > 0, "k", "0 neighbours have no vote")?;
-            ensure(positive(temperature), "temperature", "must be above 0")
-        }
-    }
-}
-
-/// How a head is trained.
-struct Plan<'a> {
-    batch: u32,
-    epochs: u32,
-    rule: Rule,
-    /// (0-based step, steps in all) to the learning rate.
-    rate: &'a dyn Fn(u64, u64) -> f64,
-}
-
-/// What every probe works on.
-struct Work<'a> {
-    encoder: Frozen,
-    /// Of a feature.
-    length: usize,
-    data: &'a Split,
-    seed: u64,
-    cache: Option<&'a Path>,
-}
-
-/// The features of some training images for the head as it is, `[indices.len(), hidden]`.
-type Source<'a> = dyn Fn(&Regression, &[usize]) -> Tensor<2> + 'a;
-
-/// Test images of one pass through a head.
-const ROWS: usize = 1024;
-/// Most similarities that are held at once.
-const SIMILARITIES: usize = 1 << 25;
-
-impl Work<'_> {
-    fn features(&self, part: &'static str, view: &View, observer: &mut dyn FnMut(Progress)) -> Result<Features> {
-        let images = if part == "train" { &self.data.train } else { &self.data.test };
-        self.encoder.features((part, images), view, self.cache, &mut |done| {
-            observer(match done {
-                Some(done) => Progress::Features { part, done, total: images.len() },
-                None => Progress::Cached { part },
-            });
-        })
-    }
-
-    fn rows(&self, features: &Features, indices: &[usize]) -> Tensor<2> {
-        features.rows(indices, &self.encoder.device)
-    }
-
-    /// Features of training images attacked through the frozen encoder and the head as it is, from a zero start.
-    fn attacked(&self, attack: Pgd) -> impl Fn(&Regression, &[usize]) -> Tensor<2> {
-        let graph = self.encoder.model.clone().train();
-        move |regression, indices| {
-            let head = regression.head().train();
-            let x = Tensor::from_data(pixels(&self.data.train, indices), &self.encoder.device);
-            let labels = labels(&self.data.train, indices, &self.encoder.device);
-            let classify = |x| head.forward(graph.feature(x, Mode::Frozen), Mode::Frozen);
-            let x = pgd(classify, x.clone(), labels, x.zeros_like(), &attack);
-            self.encoder.model.feature(x, Mode::Eval)
-        }
-    }
-
-    /// The head, and the mean loss of each epoch.
-    fn train(&self, plan: &Plan, source: &Source, observer: &mut dyn FnMut(Progress)) -> Result<(Head, Vec<f64>)> {
-        let (train, device) = (&self.data.train, &self.encoder.device);
-        let (images, batch) = (train.len(), plan.batch as usize);
-        if images < batch {
-            return Err(Error::FewImages { images, batch });
-        }
-        let steps = u64::from(plan.epochs) * images.div_ceil(batch) as u64;
-        let mut head = Regression::new(self.length, train.classes.len(), self.seed, plan.rule, device);
-        let (mut step, mut losses) = (0, Vec::new());
-        for epoch in 0..plan.epochs {
-            let order: Vec<usize> =
-                permutation(self.seed, epoch.into(), images).into_iter().map(|index| index as usize).collect();
-            let mut sum = Tensor::<1>::zeros([1], device);
-            for indices in order.chunks(batch) {
-                let feature = source(&head, indices);
-                let loss = head.step(feature, labels(train, indices, device), (plan.rate)(step, steps));
-                // Summed on the device: reading each loss would wait for it.
-                sum = sum + loss.mul_scalar(indices.len() as f64 / images as f64);
-                step += 1;
-                observer(Progress::Step { done: step, total: steps });
-            }
-            let loss = f64::from(host(sum)[0]);
-            let epoch = epoch + 1;
-            if !loss.is_finite() {
-                return Err(Error::Diverged { epoch });
-            }
-            losses.push(loss);
-            observer(Progress::Epoch { epoch, epochs: plan.epochs, loss });
-        }
-        Ok((head.head(), losses))
-    }
-
-    /// Test images that the head classifies right.
-    fn right(&self, head: &Head, view: &View, observer: &mut dyn FnMut(Progress)) -> Result<u64> {
-        let test = self.features("test", view, observer)?;
-        self.count(ROWS, observer, |indices| {
-            predictions(head.forward(self.rows(&test, indices), Mode::Eval), "test", indices)
-        })
-    }
-
-    /// Test images that their neighbours classify right.
-    #[allow(clippy::cast_possible_truncation)] // a temperature has no use for f64's precision
-    fn neighbours(&self, k: u32, temperature: f64, observer: &mut dyn FnMut(Progress)) -> Result<u64> {
-        let train = self.features("train", &View::Whole, observer)?;
-        let test = self.features("test", &View::Whole, observer)?;
-        let all: Vec<usize> = (0..self.data.train.len()).collect();
-        let bank = self.rows(&train, &all);
-        let (labels, classes) = (&self.data.train.labels, self.data.train.classes.len());
-        drop(train);
-        self.count((SIMILARITIES / all.len()).clamp(1, ROWS), observer, |indices| {
-            let queries = self.rows(&test, indices);
-            Ok(nearest_neighbours(bank.clone(), labels, queries, classes, k as usize, temperature as f32))
-        })
-    }
-
-    fn count(
-        &self,
-        rows: usize,
-        observer: &mut dyn FnMut(Progress),
-        classify: impl Fn(&[usize]) -> Result<Vec<u16>>,
-    ) -> Result<u64> {
-        let test = &self.data.test;
-        let (indices, mut right) = ((0..test.len()).collect::<Vec<_>>(), 0);
-        for indices in indices.chunks(rows) {
-            let found = classify(indices)?;
-            right += indices.iter().zip(found).filter(|&(&index, class)| test.labels[index] == class).count() as u64;
-            observer(Progress::Test { done: indices.last().map_or(0, |&last| last + 1), total: test.len() });
-        }
-        Ok(right)
-    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub(crate) fn bundle(device: &Device) -> Bundle {
         classes: Vec::new(),
         head: None,
         pretrain: None,
+        finetune: Vec::new(),
         data: None,
         weights: spec::Weights {
             file: "model.safetensors".into(),

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 /// Training on adversarial examples that are made anew for every minibatch against the weights as they are.
 ///
-/// Whether the encoder moves is not said here.
+/// Whether the encoder moves is not said here: [`crate::Probe::Alf`] leaves it frozen, [`crate::Probe::Aff`] trains it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FineTune {

@@ -1,6 +1,6 @@
 //! The manifest of a bundle: a folder with `model.safetensors` and `manifest.json`.
 
-use crate::{Encoder, Input, Pretrain, Probe, Projector};
+use crate::{Encoder, FineTune, Input, Pretrain, Probe, Projector};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Manifest {
     pub head: Option<Head>,
     /// How the encoder was pretrained.
     pub pretrain: Option<Pretrain>,
+    /// How the encoder was fine-tuned after that, the last one last; empty when it was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub finetune: Vec<FineTune>,
     /// The data set that it was pretrained on.
     pub data: Option<String>,
     /// The weights file.
@@ -65,6 +68,10 @@ pub enum HeadKind {
     Linear,
     /// The feature of attacked whole images.
     Robust,
+    /// The same by adversarial linear fine-tuning.
+    Alf,
+    /// The same by adversarial full fine-tuning, with the encoder of this bundle.
+    Aff,
     /// The mean feature over views.
     Patches,
 }

@@ -1,7 +1,6 @@
 //! Recipes: everything that decides a result, so that a result can be made again.
 
-use crate::Norm;
-use crate::{Augment, Encoder, Pixels, Projector, Threat};
+use crate::{Augment, Encoder, FineTune, Norm, Pixels, Projector, Threat};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -152,7 +151,7 @@ impl Default for Guard {
     }
 }
 
-/// Training of a classifier on the frozen encoder's feature.
+/// Training of a classifier on the encoder's feature, which stays as it is but under [`Probe::Aff`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "head", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Probe {
@@ -195,6 +194,10 @@ pub enum Probe {
         /// Views of each image.
         views: u32,
     },
+    /// Adversarial linear fine-tuning: a linear head on attacked images, the encoder frozen.
+    Alf(FineTune),
+    /// Adversarial full fine-tuning: head and encoder on attacked images.
+    Aff(FineTune),
     /// Weighted k nearest neighbours by cosine (Wu et al. 2018).
     Knn {
         /// Neighbours.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::toy;
+use gabion_spec::Pixels;
 
 fn run(bundle: &Bundle, recipe: &spec::Probe, cache: Option<&Path>) -> (Probed, Vec<Progress>) {
     let mut heard = Vec::new();
@@ -23,6 +24,21 @@ fn every_kind_learns_what_a_line_separates() {
         (
             spec::Probe::Patches { rate: 3.0, momentum: 0.9, weight_decay: 5e-5, batch: 40, epochs: 20, views: 3 },
             Some(HeadKind::Patches),
+        ),
+        (
+            spec::Probe::Alf(spec::FineTune {
+                rate: 3.0,
+                batch: 40,
+                steps: 2,
+                padding: 1,
+                epsilon,
+                ..spec::FineTune::ALF
+            }),
+            Some(HeadKind::Alf),
+        ),
+        (
+            spec::Probe::Aff(spec::FineTune { batch: 40, steps: 2, padding: 1, epochs: 10, ..spec::FineTune::AFF }),
+            Some(HeadKind::Aff),
         ),
         (spec::Probe::Knn { k: 20, temperature: 0.07 }, None),
     ] {
@@ -83,6 +99,15 @@ fn what_does_not_fit_is_named() {
     assert!(error.contains("96") && error.contains("97"), "{error}");
     let error = fail(&bundle, &data, &spec::Probe::Knn { k: 0, temperature: 0.1 });
     assert!(error.contains("`k`"), "{error}");
+    let small = spec::FineTune { batch: 40, epochs: 3, padding: 1, ..spec::FineTune::AFF };
+    let error = fail(&bundle, &data, &spec::Probe::Aff(spec::FineTune { batch: 97, ..small }));
+    assert!(error.contains("96") && error.contains("97"), "{error}");
+    let error = fail(&bundle, &data, &spec::Probe::Alf(spec::FineTune { images: Some(39), ..small }));
+    assert!(error.contains("39") && error.contains("40"), "{error}");
+    let error = fail(&bundle, &data, &spec::Probe::Alf(spec::FineTune { steps: 0, ..small }));
+    assert!(error.contains("`steps`"), "{error}");
+    let error = fail(&bundle, &data, &spec::Probe::Aff(spec::FineTune { rate: 1e38, ..small }));
+    assert!(error.contains("rate") && error.contains("epoch 1"), "{error}");
     let error = fail(&bundle, &Split::default(), &LINEAR);
     assert!(error.contains("no train image"), "{error}");
     let error = fail(&bundle, &data, &spec::Probe::Linear { rate: 1e38, batch: 40, epochs: 3 });
