@@ -25,7 +25,7 @@ struct Arguments {
 enum Command {
     /// Pretrain an encoder; writes a run folder with a bundle in it.
     Pretrain(commands::pretrain::Arguments),
-    /// Train a classifier on a frozen encoder and write it into the bundle.
+    /// Train a classifier on an encoder and write it into the bundle.
     Probe(commands::probe::Arguments),
     /// Measure accuracy, clean and under attack.
     Evaluate(commands::evaluate::Arguments),

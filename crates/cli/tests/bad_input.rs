@@ -74,6 +74,28 @@ fn no_data_no_device_no_folder() {
     assert!(!place.path("run").exists());
 }
 
+#[test]
+fn fine_tuning_that_could_not_be_kept_is_refused_before_it_starts() {
+    let place = Place::new();
+    place.write("file", "");
+    for (arguments, parts) in [
+        ("aff", &["new bundle", "--out DIR"][..]),
+        ("aff --out file", &["file exists", "--out"]),
+        ("aff --out .", &[". exists", "--out"]),
+        ("aff --out file/new", &["file is no folder", "--out"]),
+        ("alf --out new", &["--out is for --head aff"]),
+        ("linear --objective plain", &["--objective", "aff"]),
+        ("robust --images 50", &["--images", "aff"]),
+        ("aff --out new --batch 1", &["`batch`", "at least 2"]),
+        ("aff --out new --steps 0", &["--steps"]),
+        ("aff --out new --objective best", &["best", "--objective"]),
+        ("alf --epsilon 9", &["9"]),
+    ] {
+        place.run(&format!("probe absent --data synth --head {arguments}")).refused(USAGE, parts);
+    }
+    assert_eq!(place.files(""), ["file"]);
+}
+
 /// CIFAR-10 of zeros, whose files hold no block of the disk.
 fn cifar(place: &Place, name: &str, length: u64) -> std::fs::File {
     let path = place.path(&format!("cifar/{name}"));

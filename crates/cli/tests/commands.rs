@@ -141,9 +141,13 @@ fn the_whole_way_from_pretraining_to_a_classified_picture() {
     assert_eq!((&said["outcome"], &said["bundle"]), (&"finished".into(), &"run/bundle".into()));
     assert_eq!(said["last"]["step"], 23);
 
-    for (head, more) in
-        [("knn", ""), ("robust", "--epochs 1"), ("patches", "--epochs 1 --views 2"), ("linear", "--epochs 2")]
-    {
+    for (head, more) in [
+        ("knn", ""),
+        ("robust", "--epochs 1"),
+        ("alf", "--epochs 1 --steps 1 --images 1000"),
+        ("patches", "--epochs 1 --views 2"),
+        ("linear", "--epochs 2"),
+    ] {
         let said = quiet(&format!("probe run --data synth --head {head} {more}"));
         let clean = &said["clean"];
         assert_eq!(clean["images"], 1000, "{said}");
@@ -156,6 +160,7 @@ fn the_whole_way_from_pretraining_to_a_classified_picture() {
     }
     evaluations(&place, &quiet);
     claims(&place, &quiet);
+    full_fine_tuning(&place, &quiet);
 
     let manifest = quiet("export run --precision f16 --out small --name little");
     assert_eq!((&manifest["name"], &manifest["weights"]["precision"]), (&"little".into(), &"f16".into()));
@@ -195,6 +200,31 @@ fn the_whole_way_from_pretraining_to_a_classified_picture() {
 fn weights_hash(place: &Place) -> String {
     let manifest: Value = serde_json::from_slice(&place.read("run/bundle/manifest.json")).unwrap();
     manifest["weights"]["sha256"].as_str().unwrap().to_string()
+}
+
+/// An encoder that moves goes into a bundle of its own, whose claims are about it.
+fn full_fine_tuning(place: &Place, quiet: &dyn Fn(&str) -> Value) {
+    let before = place.read("run/bundle/manifest.json");
+    for (objective, more) in [("trades", ""), ("plain", "--objective plain")] {
+        let line = format!(
+            "probe run --data synth --head aff --epochs 1 --steps 1 --images 500 --out tuned/{objective} {more}"
+        );
+        let said = quiet(&line);
+        assert_eq!((&said["bundle"], &said["head"]["kind"]), (&format!("tuned/{objective}").into(), &"aff".into()));
+        let tuned = quiet(&format!("inspect tuned/{objective}"));
+        assert_eq!(tuned["finetune"][0]["objective"]["kind"], objective, "{tuned}");
+        assert_eq!(tuned["finetune"][0]["epsilon"], "8/255", "{tuned}");
+        let claims = tuned["claims"].as_array().unwrap();
+        assert_eq!(
+            (claims.len(), &claims[0]["what"], &claims[0]["right"]),
+            (1, &"clean".into(), &said["clean"]["right"])
+        );
+        let measured = quiet(&format!("evaluate tuned/{objective} --data synth --images 20 --epsilon 8/255"));
+        assert_eq!(measured["bundle"]["head"]["recipe"]["head"], "aff", "{measured}");
+        assert!(place.run(&format!("inspect tuned/{objective}")).done().stdout.contains("1 epochs"));
+    }
+    assert_eq!(place.read("run/bundle/manifest.json"), before);
+    assert!(!String::from_utf8(before).unwrap().contains("finetune"), "only a moved encoder says so");
 }
 
 /// What was measured goes into the manifest when asked, once, and leaves the weights as they are.

@@ -47,6 +47,13 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
                 "threat".into(),
                 manifest.pretrain.as_ref().map_or(String::new(), |recipe| format!("{:?}", recipe.threat)),
             ],
+            [
+                "fine-tuned".into(),
+                match manifest.finetune.last() {
+                    Some(recipe) => format!("{:?} at {}, {} epochs", recipe.objective, recipe.epsilon, recipe.epochs),
+                    None => "no".into(),
+                },
+            ],
             ["written by".into(), manifest.writer.clone()],
         ];
         #[allow(clippy::cast_precision_loss)] // counts of images
