@@ -19,8 +19,9 @@
 //!
 //! [`FineTune::ALF`] is DynACL's, whose encoder stays as it was: statistics of the batch, as DeACL's ALF has them, change
 //! what is called frozen. [`FineTune::AFF`] is ACL's and DynACL's, which agree, but for DynACL's start of the attack at
-//! the image itself: with one set of statistics the divergence has no gradient there. ACL's README asks for 100 epochs on
-//! CIFAR-10, with a tenth at 40 and 60. Both start from a head of zeros.
+//! the image itself: with one set of statistics the divergence has no gradient there. Its rate is DeACL's: at 0.1 the loss
+//! first rises here, perhaps because the feature is 1,024 or 4,096 values out of a batch normalisation and not 512 out of
+//! a pooling. ACL's README asks for 100 epochs on CIFAR-10, with a tenth at 40 and 60. Both heads start at zero.
 
 use crate::recipe::{Invalid, ensure, probability};
 use crate::{Pixels, recipe};
@@ -104,8 +105,8 @@ impl FineTune {
         steps: 10,
     };
 
-    /// Adversarial full fine-tuning as ACL's and DynACL's code has it.
-    pub const AFF: Self = Self { objective: Objective::TRADES, rate: 0.1, decay: [0.6, 0.8], batch: 128, ..Self::ALF };
+    /// Adversarial full fine-tuning as ACL's and DynACL's code has it, at DeACL's rate.
+    pub const AFF: Self = Self { objective: Objective::TRADES, rate: 0.01, decay: [0.6, 0.8], batch: 128, ..Self::ALF };
 
     /// The rate of the 0-based optimizer step `step` of `steps`.
     #[allow(clippy::cast_precision_loss)] // steps are far below 2^52

@@ -37,7 +37,14 @@ fn every_kind_learns_what_a_line_separates() {
             Some(HeadKind::Alf),
         ),
         (
-            spec::Probe::Aff(spec::FineTune { batch: 40, steps: 2, padding: 1, epochs: 10, ..spec::FineTune::AFF }),
+            spec::Probe::Aff(spec::FineTune {
+                rate: 0.1,
+                batch: 40,
+                steps: 2,
+                padding: 1,
+                epochs: 10,
+                ..spec::FineTune::AFF
+            }),
             Some(HeadKind::Aff),
         ),
         (spec::Probe::Knn { k: 20, temperature: 0.07 }, None),
