@@ -1,6 +1,6 @@
 //! Manifests: those of earlier versions are read, those of fine-tuned encoders say what was done.
 
-use gabion_spec::{FineTune, Manifest, Objective, Probe};
+use gabion_spec::{AdversarialLoss, FineTune, Manifest, Probe};
 use std::path::Path;
 
 #[test]
@@ -24,7 +24,7 @@ fn a_recipe_of_fine_tuning_is_one_flat_table_that_refuses_unknown_keys() {
         let error = serde_json::from_value::<Probe>(value).unwrap_err().to_string();
         assert!(error.contains("epoch"), "{error}");
     }
-    let objective: Objective = serde_json::from_str(r#"{"kind": "trades"}"#).unwrap();
-    assert_eq!(objective, Objective::TRADES);
-    serde_json::from_str::<Objective>(r#"{"kind": "trades", "betta": 1.0}"#).unwrap_err();
+    let objective: AdversarialLoss = serde_json::from_str(r#"{"kind": "trades"}"#).unwrap();
+    assert_eq!(objective, AdversarialLoss::TRADES);
+    serde_json::from_str::<AdversarialLoss>(r#"{"kind": "trades", "betta": 1.0}"#).unwrap_err();
 }

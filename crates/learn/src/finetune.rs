@@ -14,7 +14,7 @@ use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, TensorData};
-use gabion_spec::Objective;
+use gabion_spec::AdversarialLoss;
 
 /// Encoder, projector and head.
 #[derive(Module, Debug)]
@@ -56,7 +56,7 @@ impl Moves {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FineTune {
     /// What is minimised, and what the attack ascends.
-    pub objective: Objective,
+    pub objective: AdversarialLoss,
     /// The attack.
     pub attack: Pgd,
     /// What moves.
@@ -117,7 +117,7 @@ const NOISE: f64 = 0.001;
 /// - output: `[images.len(), 3, height, width]`
 #[allow(clippy::cast_possible_truncation)]
 pub fn start(
-    objective: Objective,
+    objective: AdversarialLoss,
     (seed, epoch): (u64, u32),
     images: &[usize],
     [height, width]: [usize; 2],
@@ -125,8 +125,8 @@ pub fn start(
     device: &Device,
 ) -> Tensor<4> {
     match objective {
-        Objective::Plain => random_start(seed, epoch, images, [height, width], ball, device),
-        Objective::Trades { .. } => {
+        AdversarialLoss::Plain => random_start(seed, epoch, images, [height, width], ball, device),
+        AdversarialLoss::Trades { .. } => {
             let mut values = Vec::with_capacity(images.len() * 3 * height * width);
             for image in images {
                 let mut stream = Stream::new(seed, &format!("noise.{epoch}.{image}"));
@@ -142,12 +142,12 @@ pub fn start(
 ///
 /// # Shapes
 /// - output: `[batch, 3, height, width]` in `[0, 1]`, without a graph
-pub fn attacked(classifier: &Classifier, objective: Objective, batch: &Minibatch, attack: &Pgd) -> Tensor<4> {
+pub fn attacked(classifier: &Classifier, objective: AdversarialLoss, batch: &Minibatch, attack: &Pgd) -> Tensor<4> {
     let labels = batch.labels.clone().to_device(&batch.x.device().autodiff());
     let logits = |x| classifier.forward(x, Mode::Frozen, Mode::Frozen);
     match objective {
-        Objective::Plain => ascend(|x| cross_entropy(logits(x), labels.clone()), batch, attack),
-        Objective::Trades { .. } => {
+        AdversarialLoss::Plain => ascend(|x| cross_entropy(logits(x), labels.clone()), batch, attack),
+        AdversarialLoss::Trades { .. } => {
             let clean = logits(Tensor::from_inner(batch.x.clone())).detach();
             ascend(|x| divergence(clean.clone(), logits(x)), batch, attack)
         }
@@ -172,9 +172,9 @@ pub fn loss(classifier: &Classifier, recipe: &FineTune, batch: &Minibatch, attac
     let labels = batch.labels.clone().to_device(&batch.x.device().autodiff());
     let logits = |x| classifier.forward(Tensor::from_inner(x), recipe.moves.encoder(), Mode::Train);
     match recipe.objective {
-        Objective::Plain => Loss { total: cross_entropy(logits(attacked), labels).mean(), terms: Vec::new() },
+        AdversarialLoss::Plain => Loss { total: cross_entropy(logits(attacked), labels).mean(), terms: Vec::new() },
         // The clean half first: both move the running statistics.
-        Objective::Trades { beta } => trades(logits(batch.x.clone()), logits(attacked), labels, beta),
+        AdversarialLoss::Trades { beta } => trades(logits(batch.x.clone()), logits(attacked), labels, beta),
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_start_belongs_to_its_image_and_epoch() {
         let (size, ball, device) = ([4, 5], Ball { epsilon: 0.03 }, Device::flex());
-        for (objective, bound) in [(Objective::Plain, 0.03), (Objective::TRADES, 0.006)] {
+        for (objective, bound) in [(AdversarialLoss::Plain, 0.03), (AdversarialLoss::TRADES, 0.006)] {
             let at = |epoch, images: &[usize]| start(objective, (7, epoch), images, size, ball, &device).into_data();
             let both = at(1, &[3, 9]);
             let both = both.as_slice::<f32>().unwrap();

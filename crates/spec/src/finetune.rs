@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct FineTune {
     /// What is minimised, and what the attack ascends.
-    pub objective: Objective,
+    pub objective: AdversarialLoss,
     /// Learning rate at the start.
     pub rate: f64,
     /// Shares of the training after each of which the rate is a tenth of what it was.
@@ -66,7 +66,7 @@ pub struct FineTune {
 /// The loss of fine-tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Objective {
+pub enum AdversarialLoss {
     /// Cross-entropy of attacked images, whose attack starts anywhere in the ball (Madry et al. 2018).
     Plain,
     /// `cross-entropy(f(x)) + beta KL(f(x) || f(x'))`, where the attack ascends the divergence from a start of normal
@@ -78,7 +78,7 @@ pub enum Objective {
     },
 }
 
-impl Objective {
+impl AdversarialLoss {
     /// TRADES with the paper's weight.
     pub const TRADES: Self = Self::Trades { beta: 6.0 };
 }
@@ -90,7 +90,7 @@ fn six() -> f64 {
 impl FineTune {
     /// Adversarial linear fine-tuning as DynACL's code has it.
     pub const ALF: Self = Self {
-        objective: Objective::Plain,
+        objective: AdversarialLoss::Plain,
         rate: 0.01,
         decay: [0.4, 0.8],
         momentum: 0.9,
@@ -106,7 +106,8 @@ impl FineTune {
     };
 
     /// Adversarial full fine-tuning as ACL's and DynACL's code has it, at DeACL's rate.
-    pub const AFF: Self = Self { objective: Objective::TRADES, rate: 0.01, decay: [0.6, 0.8], batch: 128, ..Self::ALF };
+    pub const AFF: Self =
+        Self { objective: AdversarialLoss::TRADES, rate: 0.01, decay: [0.6, 0.8], batch: 128, ..Self::ALF };
 
     /// The rate of the 0-based optimizer step `step` of `steps`.
     #[allow(clippy::cast_precision_loss)] // steps are far below 2^52
@@ -138,8 +139,8 @@ impl FineTune {
         budget(self.step, "step")?;
         ensure(self.steps > 0, "steps", || "0 steps attack nothing".into())?;
         match self.objective {
-            Objective::Plain => Ok(()),
-            Objective::Trades { beta } => {
+            AdversarialLoss::Plain => Ok(()),
+            AdversarialLoss::Trades { beta } => {
                 ensure(beta >= 0.0 && beta.is_finite(), "objective.beta", || "must not be negative".into())
             }
         }
@@ -173,7 +174,7 @@ mod tests {
             ("flip", FineTune { flip: 1.5, ..FineTune::AFF }),
             ("epsilon", FineTune { epsilon: Pixels(1.5), ..FineTune::AFF }),
             ("steps", FineTune { steps: 0, ..FineTune::AFF }),
-            ("objective.beta", FineTune { objective: Objective::Trades { beta: -1.0 }, ..FineTune::AFF }),
+            ("objective.beta", FineTune { objective: AdversarialLoss::Trades { beta: -1.0 }, ..FineTune::AFF }),
         ] {
             assert_eq!(recipe.validate().unwrap_err().key, key);
         }

@@ -17,7 +17,7 @@ mod threat;
 pub use attack::{Attack, Norm, Objective, Start};
 pub use augment::{Augment, Blur, BlurFilter, Crop, Draw, Jitter, JitterOp, Solarize};
 pub use encoder::{Depth, Encoder, Input, Projector, Stem};
-pub use finetune::{FineTune, Objective};
+pub use finetune::{AdversarialLoss, FineTune};
 pub use manifest::{Claim, FORMAT_VERSION, Head, HeadKind, Manifest, Precision, Weights};
 pub use pixels::{ParsePixelsError, Pixels};
 pub use recipe::{Evaluate, Guard, Invalid, Loss, Optimizer, Pretrain, Probe, Protocol, Schedule};

@@ -7,7 +7,7 @@ use gabion_learn::attack::{Ball, Pgd};
 use gabion_learn::finetune::{self, Classifier, FineTune, Minibatch, Moves};
 use gabion_learn::optim::Sgd;
 use gabion_learn::{Head, Mode, Model, weights};
-use gabion_spec::{Depth, Encoder, Objective, Projector, Stem};
+use gabion_spec::{AdversarialLoss, Depth, Encoder, Projector, Stem};
 use serde_json::Value;
 
 /// Relative, of a gradient through the whole network.
@@ -90,7 +90,7 @@ fn trades_moves_weights_inputs_and_running_statistics_as_in_pytorch() {
     let (case, golden) = (&golden()["classifier"], tensors("finetune.safetensors"));
     let classifier = classifier();
     let batch = batch(case);
-    let recipe = FineTune { objective: Objective::TRADES, attack: attack(case), moves: Moves::All };
+    let recipe = FineTune { objective: AdversarialLoss::TRADES, attack: attack(case), moves: Moves::All };
     let attacked = plain(&golden["attacked"]);
 
     // The inputs' gradients need leaves, which the training step has not.
@@ -135,7 +135,7 @@ fn the_attack_on_the_divergence_is_pytorchs() {
     let (case, golden) = (&golden()["classifier"], tensors("finetune.safetensors"));
     let classifier = classifier();
     let before = weights::export(&classifier, "");
-    let found = finetune::attacked(&classifier, Objective::TRADES, &batch(case), &attack(case)).into_data();
+    let found = finetune::attacked(&classifier, AdversarialLoss::TRADES, &batch(case), &attack(case)).into_data();
     let (found, expected) = (found.as_slice::<f32>().unwrap(), golden["moved"].as_slice::<f32>().unwrap());
     let flipped = found.iter().zip(expected).filter(|(a, b)| (*a - *b).abs() > 1e-4).count();
     let share = flipped as f64 / expected.len() as f64;
@@ -148,7 +148,7 @@ fn a_frozen_encoder_gets_no_gradient() {
     let case = &golden()["classifier"];
     let classifier = classifier();
     let before = weights::export(&classifier, "");
-    for objective in [Objective::Plain, Objective::TRADES] {
+    for objective in [AdversarialLoss::Plain, AdversarialLoss::TRADES] {
         let recipe = FineTune { objective, attack: attack(case), moves: Moves::Head };
         let x = plain(&tensors("finetune.safetensors")["attacked"]);
         let value = finetune::loss(&classifier, &recipe, &batch(case), x).total;

@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use clap::ValueEnum;
 use gabion_experiment::probe::{self, Progress as Told};
 use gabion_runtime::Bundle;
-use gabion_spec::{FineTune, Objective, Pixels, Probe};
+use gabion_spec::{AdversarialLoss, FineTune, Pixels, Probe};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -87,8 +87,8 @@ impl Arguments {
     fn fine_tune(&self, from: FineTune) -> FineTune {
         FineTune {
             objective: match self.objective {
-                Some(ObjectiveArgument::Plain) => Objective::Plain,
-                Some(ObjectiveArgument::Trades) => Objective::TRADES,
+                Some(ObjectiveArgument::Plain) => AdversarialLoss::Plain,
+                Some(ObjectiveArgument::Trades) => AdversarialLoss::TRADES,
                 None => from.objective,
             },
             rate: self.rate.unwrap_or(from.rate),

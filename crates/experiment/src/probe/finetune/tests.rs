@@ -6,7 +6,7 @@ use crate::toy;
 use gabion_learn::loss::cross_entropy;
 use gabion_learn::{Mode, weights};
 use gabion_runtime::Bundle;
-use gabion_spec::{self as spec, HeadKind, Objective, Pixels, Probe};
+use gabion_spec::{self as spec, AdversarialLoss, HeadKind, Pixels, Probe};
 
 /// Small enough for the toy, which has 96 images of 8x8 pixels.
 const SMALL: FineTune = FineTune {
@@ -70,7 +70,7 @@ fn without_a_budget_it_is_supervised_training() {
     let (data, device) = (toy::split(), toy::device());
     let bundle = toy::bundle(&device);
     let recipe =
-        FineTune { objective: Objective::Plain, epsilon: Pixels(0.0), epochs: 3, padding: 0, flip: 0.0, ..SMALL };
+        FineTune { objective: AdversarialLoss::Plain, epsilon: Pixels(0.0), epochs: 3, padding: 0, flip: 0.0, ..SMALL };
     let tuned = run(&bundle, Probe::Aff(recipe));
 
     let head = Head::zero(32, 3, &device);
@@ -100,7 +100,7 @@ fn a_moved_encoder_withstands_more_than_a_linear_head() {
         (found.clean.right, found.attacks[0].rate.right)
     };
     let linear = measure(&bundle);
-    for objective in [Objective::TRADES, Objective::Plain] {
+    for objective in [AdversarialLoss::TRADES, AdversarialLoss::Plain] {
         let probed = run(&bundle, Probe::Aff(FineTune { objective, ..SMALL }));
         let [first, .., last] = probed.train_loss[..] else { panic!("{:?}", probed.train_loss) };
         assert!(last < first, "{:?}", probed.train_loss);
@@ -166,7 +166,7 @@ fn a_frozen_encoder_takes_its_head() {
     let (dir, device) = (folder.path().join("bundle"), toy::device());
     let made = toy::bundle(&device);
     Bundle::write(&dir, made.manifest.clone(), &made.model, None, spec::Precision::F32).unwrap();
-    for objective in [Objective::Plain, Objective::TRADES] {
+    for objective in [AdversarialLoss::Plain, AdversarialLoss::TRADES] {
         let recipe = Probe::Alf(FineTune { objective, epochs: 2, ..SMALL });
         let probed = run(&made, recipe);
         assert!(probed.tuned.is_none());
