@@ -3,7 +3,7 @@
 //! Plain data in, text out; whoever calls [`render`] writes the file. The page follows the reader's light or dark
 //! scheme, fits a phone and prints.
 
-mod plot;
+pub(crate) mod plot;
 
 use crate::measure::Rate;
 use base64::Engine;
@@ -47,11 +47,18 @@ pub struct ModelReport {
     pub seconds: f64,
 }
 
-/// An image before and after an attack on a model.
+/// An image before and after an attack on one of several models.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Name of the model that was attacked.
     pub model: String,
+    /// What it saw and said.
+    pub picture: Picture,
+}
+
+/// An image before and after an attack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
     /// The true class.
     pub truth: String,
     /// Budget of the attack.
@@ -105,7 +112,7 @@ fn described([height, width, bytes]: &[usize; 3]) -> String {
 }
 
 /// How models are told apart, in this order and then again from the first: a colour of the style sheet and a shape.
-const MARKS: [&str; 6] = ["●", "■", "▲", "◆", "▼", "✚"];
+pub(crate) const MARKS: [&str; 6] = ["●", "■", "▲", "◆", "▼", "✚"];
 
 /// The page.
 ///
@@ -113,13 +120,6 @@ const MARKS: [&str; 6] = ["●", "■", "▲", "◆", "▼", "✚"];
 /// When an example's two images differ in size; anything else would be a defect of the template or the plots.
 pub fn render(report: &Report) -> Result<String, ReportError> {
     let Report { title, facts, models, examples, notes } = report;
-    let mut environment = Environment::new();
-    let template = |error: minijinja::Error| {
-        let why = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        ReportError::Template { why }
-    };
-    // The name's ending switches escaping on.
-    environment.add_template("report.html", include_str!("report/report.html")).map_err(template)?;
     let views = models.iter().enumerate().map(|(at, model)| {
         context! {
             series => at % MARKS.len(),
@@ -133,8 +133,7 @@ pub fn render(report: &Report) -> Result<String, ReportError> {
     let accuracy_plot = if models.is_empty() { String::new() } else { plot::accuracy(models)? };
     let loss_plot = plot::loss(models)?;
     let examples = examples.iter().enumerate().map(|(at, example)| shown(at, example, models));
-    let page = environment.get_template("report.html").map_err(template)?;
-    let page = page.render(context! {
+    let context = context! {
         title,
         facts => facts.iter().map(|(name, value)| context! { name, value }).collect::<Vec<_>>(),
         models => views.collect::<Vec<_>>(),
@@ -143,8 +142,27 @@ pub fn render(report: &Report) -> Result<String, ReportError> {
         loss_plot => loss_plot.map(Value::from_safe_string),
         examples => examples.collect::<Result<Vec<_>, _>>()?,
         notes => notes.iter().map(Value::from).collect::<Vec<_>>(),
-    });
-    page.map_err(template)
+    };
+    fill("report.html", &context)
+}
+
+/// A template of this folder, filled. What pages share lies there too.
+pub(crate) fn fill(name: &'static str, context: &Value) -> Result<String, ReportError> {
+    // A name that ends in html switches escaping on.
+    let templates = [
+        ("report.html", include_str!("report/report.html")),
+        ("triple.html", include_str!("report/triple.html")),
+        ("style.css", include_str!("report/style.css")),
+    ];
+    let mut environment = Environment::new();
+    let filled = templates
+        .into_iter()
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template(name)?.render(context));
+    filled.map_err(|error| {
+        let why = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+        ReportError::Template { why }
+    })
 }
 
 /// A row for the clean images, then one a budget, rising.
@@ -172,25 +190,29 @@ fn rows(models: &[ModelReport]) -> Vec<Value> {
     std::iter::once(clean).chain(epsilons.into_iter().map(at)).collect()
 }
 
-fn shown(at: usize, example: &Example, models: &[ModelReport]) -> Result<Value, ReportError> {
-    let Example { model, truth, epsilon, clean, adversarial, predicted_clean, predicted_adversarial } = example;
+fn shown(at: usize, Example { model, picture }: &Example, models: &[ModelReport]) -> Result<Value, ReportError> {
+    let series = models.iter().position(|other| other.name == *model).unwrap_or(0) % MARKS.len();
+    Ok(context! { series, mark => MARKS[series], model, ..triple(at, picture)? })
+}
+
+/// The image, what was added to it, and what came of it; `at` names it in an error.
+pub(crate) fn triple(at: usize, picture: &Picture) -> Result<Value, ReportError> {
+    let Picture { truth, epsilon, clean, adversarial, predicted_clean, predicted_adversarial } = picture;
     let sizes = [clean, adversarial].map(|image| [image.height, image.width, image.pixels.len()]);
     let bytes = clean.height.checked_mul(clean.width).and_then(|area| area.checked_mul(3));
     if sizes[0] != sizes[1] || bytes != Some(clean.pixels.len()) || bytes == Some(0) {
         return Err(ReportError::Images { example: at, clean: sizes[0], adversarial: sizes[1] });
     }
-    let series = models.iter().position(|other| other.name == *model).unwrap_or(0) % MARKS.len();
     let view = |image: &Rgb, (class, probability): &(String, f32)| {
         let (verdict, sign) = if class == truth { ("right", "✓") } else { ("wrong", "✗") };
         let confidence = format!("{:.0} %", 100.0 * probability);
         context! { src => source(image), class, confidence, verdict, sign }
     };
     Ok(context! {
-        series,
-        mark => MARKS[series],
-        model,
         truth,
         epsilon => epsilon.to_string(),
+        width => clean.width,
+        height => clean.height,
         clean => view(clean, predicted_clean),
         perturbation => source(&perturbation(clean, adversarial)),
         adversarial => view(adversarial, predicted_adversarial),
@@ -224,6 +246,13 @@ fn source(image: &Rgb) -> Value {
     Value::from_safe_string(format!("data:image/png;base64,{}", STANDARD.encode(png(image))))
 }
 
+/// Such as `95 232`, with narrow spaces that do not break.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+    groups.iter().map(|group| String::from_utf8_lossy(group)).collect::<Vec<_>>().join("\u{202f}")
+}
+
 /// Such as `41 s` or `12 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
@@ -254,12 +283,14 @@ mod tests {
             models: vec![model("standard", [240, 60, 0]), model("free-AT <script>", [210, 160, 90])],
             examples: vec![Example {
                 model: "standard".into(),
-                truth: "ring \"".into(),
-                epsilon: Pixels::of_255(8.0),
-                clean: image(100),
-                adversarial: image(108),
-                predicted_clean: ("ring \"".into(), 0.98),
-                predicted_adversarial: ("disc".into(), 0.71),
+                picture: Picture {
+                    truth: "ring \"".into(),
+                    epsilon: Pixels::of_255(8.0),
+                    clean: image(100),
+                    adversarial: image(108),
+                    predicted_clean: ("ring \"".into(), 0.98),
+                    predicted_adversarial: ("disc".into(), 0.71),
+                },
             }],
             notes: vec!["1 < 2".into()],
         }
@@ -315,7 +346,7 @@ mod tests {
         let adversarial = Rgb { height: 1, width: 1, pixels: vec![108, 92, 0] };
         assert_eq!(perturbation(&clean, &adversarial).pixels, [208, 48, 0]);
         let mut report = report();
-        report.examples[0].adversarial = adversarial;
+        report.examples[0].picture.adversarial = adversarial;
         let error = render(&report).unwrap_err().to_string();
         assert!(error.contains("example 0") && error.contains("1x1") && !error.contains('\n'), "{error}");
     }

@@ -3,7 +3,7 @@
 use super::{Classified, Demo, DemoError, KINDS, Made, Work};
 use crate::data::Images;
 use crate::evaluate::Verdict;
-use crate::report::{Example, ModelReport, Report, duration, png};
+use crate::report::{Example, ModelReport, Picture, Report, duration, png, thousands};
 use gabion_runtime::{Classify, ClassifyError, Rgb};
 use gabion_spec::{Pixels, Threat};
 use std::path::Path;
@@ -149,12 +149,14 @@ pub(super) fn report(work: &Work<'_>, demo: &Demo, made: &[Made], shown: &[Shown
     let examples = shown.iter().flat_map(|shown| {
         shown.views.iter().zip(&KINDS).map(|(view, kind)| Example {
             model: kind.name.into(),
-            truth: shown.truth.clone(),
-            epsilon: shown.epsilon,
-            clean: view.clean.clone(),
-            adversarial: view.attacked.clone(),
-            predicted_clean: view.of_clean.clone(),
-            predicted_adversarial: view.of_attacked.clone(),
+            picture: Picture {
+                truth: shown.truth.clone(),
+                epsilon: shown.epsilon,
+                clean: view.clean.clone(),
+                adversarial: view.attacked.clone(),
+                predicted_clean: view.of_clean.clone(),
+                predicted_adversarial: view.of_attacked.clone(),
+            },
         })
     });
     Report {
@@ -174,13 +176,6 @@ fn cost(made: &Made) -> String {
         }
         _ => format!("{} epochs, {passes} crop passes.", made.recipe.epochs),
     }
-}
-
-/// Such as `95 232`, with narrow spaces that do not break.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
-    groups.iter().map(|group| String::from_utf8_lossy(group)).collect::<Vec<_>>().join("\u{202f}")
 }
 
 fn facts(work: &Work<'_>, demo: &Demo, made: &[Made]) -> Vec<(String, String)> {

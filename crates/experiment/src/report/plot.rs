@@ -56,27 +56,88 @@ impl Ranged for Ticks {
     }
 }
 
+/// Shares at places, in the colour and with the mark of a series.
+pub(crate) struct Curve {
+    /// Its place in [`MARKS`].
+    pub series: usize,
+    /// By rising place.
+    pub points: Vec<(f64, Rate)>,
+    /// What is drawn of it.
+    pub drawn: Drawn,
+}
+
+/// What is drawn of a curve.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drawn {
+    /// A line, and at each point a mark and its interval.
+    Through,
+    /// Marks and intervals alone.
+    Marks,
+    /// A line with a mark at its end.
+    Line,
+}
+
+/// The axis below shares.
+pub(crate) struct Places<'a> {
+    /// What it counts.
+    pub what: &'a str,
+    /// Where its ticks stand, rising.
+    pub ticks: Vec<f64>,
+    /// A place from which on distances shrink, so that budgets which double stand evenly; none for an even axis.
+    pub unit: Option<f64>,
+    /// A tick in words.
+    pub label: &'a dyn Fn(f64) -> String,
+}
+
+impl Places<'_> {
+    fn put(&self, x: f64) -> f64 {
+        self.unit.map_or(x, |unit| (1.0 + x / unit).log2())
+    }
+
+    fn value(&self, place: f64) -> f64 {
+        self.unit.map_or(place, |unit| unit * (place.exp2() - 1.0))
+    }
+}
+
 /// Accuracy against budget, the clean accuracy at budget 0.
 pub(super) fn accuracy(models: &[ModelReport]) -> Result<String, ReportError> {
-    let failed = failed("accuracy");
-    let series: Vec<Vec<(f64, Rate)>> = models
+    let curves: Vec<Curve> = models
         .iter()
-        .map(|model| {
+        .enumerate()
+        .map(|(series, model)| {
             let attacked = model.points.iter().map(|(epsilon, rate)| (255.0 * f64::from(epsilon.0), *rate));
             let mut points: Vec<_> = std::iter::once((0.0, model.clean)).chain(attacked).collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            points
+            Curve { series, points, drawn: Drawn::Through }
         })
         .collect();
-    let mut ticks: Vec<f64> = series.iter().flatten().map(|point| point.0).collect();
+    let places = Places { what: "budget of the attack (1/255)", ticks: ticks(&curves), unit: None, label: &levels };
+    shares(&curves, &places, "Accuracy of each model against the budget of the attack; the table holds the numbers")
+}
+
+/// A tick at every place that a curve has a point at.
+pub(crate) fn ticks(curves: &[Curve]) -> Vec<f64> {
+    let mut ticks: Vec<f64> = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0)).collect();
     ticks.sort_by(f64::total_cmp);
     ticks.dedup_by(|a, b| (*a - *b).abs() < 0.05);
-    let widest = ticks.last().copied().filter(|&widest| widest > 0.0).unwrap_or(1.0);
+    ticks
+}
+
+/// Levels of 255, with a digit where they are not whole.
+pub(crate) fn levels(x: f64) -> String {
+    if x.fract().abs() < 0.05 { format!("{x:.0}") } else { format!("{x:.1}") }
+}
+
+/// Shares in percent against places; `name` says what is to be seen to a reader who does not see it.
+pub(crate) fn shares(curves: &[Curve], places: &Places<'_>, name: &str) -> Result<String, ReportError> {
+    let failed = failed("accuracy");
+    let furthest = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0)).fold(0.0, f64::max);
+    let widest = Some(places.put(furthest)).filter(|&widest| widest > 0.0).unwrap_or(1.0);
     let room = 0.035 * widest;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let x = Ticks { range: -room..widest + room, at: ticks };
+        let x = Ticks { range: -room..widest + room, at: places.ticks.iter().map(|&tick| places.put(tick)).collect() };
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
             .x_label_area_size(52)
@@ -91,31 +152,37 @@ pub(super) fn accuracy(models: &[ModelReport]) -> Result<String, ReportError> {
             .axis_style(INK)
             .label_style(text())
             .axis_desc_style(text())
-            .x_desc("budget of the attack (1/255)")
+            .x_desc(places.what)
             .y_desc("accuracy (%)")
             .y_labels(6)
-            .x_label_formatter(&|x| if x.fract().abs() < 0.05 { format!("{x:.0}") } else { format!("{x:.1}") })
+            .x_label_formatter(&|&place| (places.label)(places.value(place)))
             .y_label_formatter(&|y| format!("{y:.0}"))
             .draw()
             .map_err(|error| failed(&error))?;
-        for (model, points) in series.iter().enumerate() {
-            let colour = colour(model);
+        for (at, curve) in curves.iter().enumerate() {
+            let (colour, points) = (colour(curve.series), &curve.points);
             // Side by side, so that no interval hides another.
-            let aside = (model as f64 - (models.len() as f64 - 1.0) / 2.0) * 0.012 * widest;
-            let at = |(x, rate): &(f64, Rate)| (x + aside, 100.0 * rate.accuracy);
-            chart
-                .draw_series(LineSeries::new(points.iter().map(at), colour.stroke_width(3)))
-                .map_err(|error| failed(&error))?;
-            let bars = points.iter().map(|(x, rate)| {
-                let ends = [100.0 * rate.low, 100.0 * rate.high].map(|y| (x + aside, y));
+            let aside = match curve.drawn {
+                Drawn::Line => 0.0,
+                _ => (at as f64 - (curves.len() as f64 - 1.0) / 2.0) * 0.012 * widest,
+            };
+            let at = |(x, rate): &(f64, Rate)| (places.put(*x) + aside, 100.0 * rate.accuracy);
+            if curve.drawn != Drawn::Marks {
+                chart
+                    .draw_series(LineSeries::new(points.iter().map(at), colour.stroke_width(3)))
+                    .map_err(|error| failed(&error))?;
+            }
+            let marked = if curve.drawn == Drawn::Line { &points[points.len().saturating_sub(1)..] } else { points };
+            let bars = marked.iter().map(|(x, rate)| {
+                let ends = [100.0 * rate.low, 100.0 * rate.high].map(|y| (places.put(*x) + aside, y));
                 PathElement::new(ends.to_vec(), colour.stroke_width(2))
             });
             chart.draw_series(bars).map_err(|error| failed(&error))?;
-            marks(&mut chart, model, points.iter().map(at)).map_err(|error| failed(&error))?;
+            marks(&mut chart, curve.series, marked.iter().map(at)).map_err(|error| failed(&error))?;
         }
         area.present().map_err(|error| failed(&error))?;
     }
-    Ok(named(&svg, "Accuracy of each model against the budget of the attack; the table holds the numbers"))
+    Ok(named(&svg, name))
 }
 
 /// Loss against optimizer step; none where no model has a finite one.
