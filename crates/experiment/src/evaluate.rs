@@ -14,6 +14,7 @@ mod disguises;
 mod files;
 mod foreign;
 mod journal;
+pub mod page;
 mod plan;
 mod subject;
 mod trust;

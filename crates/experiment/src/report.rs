@@ -151,6 +151,7 @@ pub(crate) fn fill(name: &'static str, context: &Value) -> Result<String, Report
     // A name that ends in html switches escaping on.
     let templates = [
         ("report.html", include_str!("report/report.html")),
+        ("evaluation.html", include_str!("report/evaluation.html")),
         ("triple.html", include_str!("report/triple.html")),
         ("style.css", include_str!("report/style.css")),
     ];
