@@ -89,10 +89,14 @@ fn cards(assessment: &Assessment) -> Vec<Value> {
     });
     let alone = trust.iter().filter(|trust| !measured.iter().any(|row| here(row.norm, row.epsilon)(trust)));
     let of_trust = alone.map(|trust| card("AutoAttack", trust.norm, trust.epsilon, &trust.headline, Some(trust)));
-    of_rows.chain(of_trust).collect()
+    let mut cards: Vec<(bool, Value)> = of_rows.chain(of_trust).collect();
+    // What is withheld is read before any number; the sort keeps the order of budgets.
+    cards.sort_by_key(|(stated, _)| *stated);
+    cards.into_iter().map(|(_, card)| card).collect()
 }
 
-fn card(attack: &str, norm: Norm, epsilon: Pixels, headline: &Headline, trust: Option<&Trust>) -> Value {
+/// Whether it states a number, and the card.
+fn card(attack: &str, norm: Norm, epsilon: Pixels, headline: &Headline, trust: Option<&Trust>) -> (bool, Value) {
     let (rate, reason) = match headline {
         Headline::Accuracy(rate) => (Some(number(*rate)), None),
         Headline::Withheld(reason) => (None, Some(reason)),
@@ -101,7 +105,8 @@ fn card(attack: &str, norm: Norm, epsilon: Pixels, headline: &Headline, trust: O
         let of = |grade| trust.checks.iter().filter(|check| check.grade == grade).count();
         context! { pass => of(Grade::Pass), warn => of(Grade::Warn), fail => of(Grade::Fail) }
     });
-    context! { attack, budget => budget(norm, epsilon), rate, reason, examined => counts }
+    let reason = reason.map(|reason| unbroken(reason));
+    (rate.is_some(), context! { attack, budget => budget(norm, epsilon), rate, reason, examined => counts })
 }
 
 /// A rate as the page shows it everywhere.
@@ -112,6 +117,11 @@ fn number(rate: Rate) -> Value {
         right => thousands(rate.right),
         images => thousands(rate.images),
     }
+}
+
+/// Words whose percent signs stay with their numbers.
+fn unbroken(words: &str) -> String {
+    words.replace(" %", "\u{a0}%")
 }
 
 /// Such as `L∞ 8/255`.

@@ -38,7 +38,7 @@ fn group(rows: &[ViewRow]) -> Value {
     context! {
         budget => rows.first().map(|row| super::budget(gabion_spec::Norm::Linf, row.epsilon)),
         rows => rows.iter().map(row).collect::<Vec<_>>(),
-        words => words(rows),
+        words => words(rows).iter().map(|words| super::unbroken(words)).collect::<Vec<_>>(),
     }
 }
 
@@ -56,24 +56,23 @@ fn words(rows: &[ViewRow]) -> Vec<String> {
     if let (Some(crops), Some((draws, least))) = (crops, least) {
         let percent = |rate: Rate| format!("{:.1} %", 100.0 * rate.accuracy);
         let gap = 100.0 * (crops.accuracy - least.accuracy);
-        let apart = if crops.low > least.high || least.low > crops.high {
-            "their 95 % intervals lie apart"
-        } else {
-            "their 95 % intervals overlap"
-        };
+        let apart = crops.low > least.high || least.low > crops.high;
+        let chance = if apart { "their 95 % intervals lie apart" } else { "their 95 % intervals overlap" };
         let times = if draws == 1 { "1 draw".to_string() } else { format!("{draws} draws") };
         words.push(if gap > 0.0 {
+            let found = if apart { "is the stronger one" } else { "finds a little more" };
             format!(
-                "The attack on the image is the stronger one: with {times} a step it leaves {}, {gap:.1} points less than the \
-                 {} of the attack on every crop ({apart}). The figure per crop says too much of what stands an attacker who \
-                 has the image.",
+                "The attack on the image {found}: with {times} a step it leaves {}, {gap:.1} points less than the {} of the \
+                 attack on every crop ({chance}).{}",
                 percent(least),
-                percent(crops)
+                percent(crops),
+                if apart { " The figure per crop says too much of what stands an attacker who has the image." } else { "" }
             )
         } else if gap < 0.0 {
+            let found = if apart { "is the stronger one" } else { "finds a little more" };
             format!(
-                "The attack on every crop is the stronger one: it leaves {}, {:.1} points less than the strongest attack on \
-                 the image ({}, {times} a step; {apart}). It perturbs each crop by itself, which nobody can do to one image.",
+                "The attack on every crop {found}: it leaves {}, {:.1} points less than the strongest attack on the image \
+                 ({}, {times} a step; {chance}). It perturbs each crop by itself, which nobody can do to one image.",
                 percent(crops),
                 -gap,
                 percent(least)
@@ -88,10 +87,10 @@ fn words(rows: &[ViewRow]) -> Vec<String> {
         words.push(format!(
             "From {first} to {last} draws a step accuracy goes {} %: {}",
             path.join(" → "),
-            if fall > 1.0 {
+            if fall >= 1.0 {
                 "more draws find more, so that the last figure is no floor."
             } else {
-                "more draws find no more than a point more."
+                "more draws find less than a point more."
             }
         ));
     }
@@ -122,8 +121,8 @@ mod tests {
         assert!(said[0].contains("leaves 40.0 %, 10.0 points less than the 50.0 %") && said[0].contains("apart"));
         assert!(said[1].contains("45.0 → 42.0 → 40.0 %") && said[1].contains("no floor"), "{}", said[1]);
         let said = words(&rows([480, 510, 505, 502]));
-        assert!(said[0].contains("every crop is the stronger") && said[0].contains("2.2 points"), "{}", said[0]);
-        assert!(said[0].contains("overlap") && said[1].contains("no more than a point"));
+        assert!(said[0].contains("every crop finds a little more") && said[0].contains("2.2 points"), "{}", said[0]);
+        assert!(said[0].contains("overlap") && said[1].contains("less than a point"));
         assert!(words(&rows([500; 4]))[0].contains("the same 50.0 %"));
         assert_eq!(points(-0.128), "−12.8");
         assert!(words(&[]).is_empty());

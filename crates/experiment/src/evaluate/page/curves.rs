@@ -33,13 +33,6 @@ pub(super) fn budgets(Assessment { evaluation, trust, .. }: &Assessment) -> Resu
         .collect();
     // Without a sweep the protocol's numbers are the curve, and begin at the clean images.
     let swept = trust.iter().any(|trust| !trust.sweep.is_empty());
-    if !own.is_empty() {
-        let name = evaluation.headlines().next().map_or_else(String::new, super::called);
-        let clean = (!swept).then_some((0.0, evaluation.clean));
-        let points = clean.into_iter().chain(own).collect();
-        curves.push(Curve { series: 0, points, drawn: if swept { Drawn::Marks } else { Drawn::Through } });
-        legend.push((0, name));
-    }
     let mut seen: Vec<&[(Pixels, Rate)]> = Vec::new();
     for trust in trust.iter().filter(|trust| trust.norm == norm && !trust.sweep.is_empty()) {
         // Sweeps of the same budgets are the same.
@@ -51,12 +44,21 @@ pub(super) fn budgets(Assessment { evaluation, trust, .. }: &Assessment) -> Resu
         legend.push((curves.len(), "PGD-40 at rising budgets".to_string()));
         curves.push(Curve { series: curves.len(), points, drawn: Drawn::Through });
     }
+    // Last, so that no mark of the sweep hides them.
+    if !own.is_empty() {
+        let name = evaluation.headlines().next().map_or_else(String::new, super::called);
+        let clean = (!swept).then_some((0.0, evaluation.clean));
+        let points = clean.into_iter().chain(own).collect();
+        let series = curves.len();
+        curves.push(Curve { series, points, drawn: if swept { Drawn::Marks } else { Drawn::Through } });
+        legend.push((series, name));
+    }
     if curves.is_empty() {
         return Ok(None);
     }
     let all = match norm {
         Norm::Linf => ticks(&curves),
-        Norm::L2 => curves.last().map_or_else(Vec::new, |curve| curve.points.iter().map(|point| point.0).collect()),
+        Norm::L2 => curves.first().map_or_else(Vec::new, |curve| curve.points.iter().map(|point| point.0).collect()),
     };
     let smallest = all.iter().copied().find(|&tick| tick > 0.0);
     let furthest = all.last().copied().unwrap_or(0.0);

@@ -64,6 +64,23 @@ pub(super) fn withheld() -> Assessment {
     assessment
 }
 
+/// One budget in L2.
+pub(super) fn in_l2() -> Assessment {
+    let mut assessment = everything();
+    let evaluation = &mut assessment.evaluation;
+    evaluation.attacks.truncate(5);
+    for verdict in &mut evaluation.verdicts {
+        verdict.robust.truncate(5);
+        verdict.fooled_at.truncate(5);
+    }
+    evaluation.attacks.iter_mut().for_each(|row| (row.norm, row.epsilon) = (Norm::L2, Pixels(0.5)));
+    assessment.trust.truncate(1);
+    let trust = &mut assessment.trust[0];
+    (trust.norm, trust.epsilon) = (Norm::L2, Pixels(0.5));
+    trust.sweep.iter_mut().for_each(|(epsilon, _)| *epsilon = Pixels(epsilon.0 * 255.0 / 16.0));
+    assessment
+}
+
 pub(super) fn about() -> About {
     let fact = |name: &str, value: &str| (name.to_string(), value.to_string());
     About {

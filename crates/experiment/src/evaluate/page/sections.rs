@@ -1,6 +1,6 @@
 //! The trust report, the classes and the corruptions as a page shows them.
 
-use super::{bar, budget, number, series, withheld};
+use super::{bar, budget, number, series, unbroken, withheld};
 use crate::evaluate::{Assessment, Check, CorruptionRow, Corruptions, Grade, Row, Trust};
 use crate::measure::Rate;
 use crate::report::thousands;
@@ -19,7 +19,7 @@ fn grade(grade: Grade) -> Value {
 
 pub(super) fn trust(trust: &Trust) -> Value {
     let check = |check: &Check| {
-        context! { grade => grade(check.grade), name => check.name, figure => &check.figure, meaning => check.meaning }
+        context! { grade => grade(check.grade), name => check.name, figure => unbroken(&check.figure), meaning => check.meaning }
     };
     context! {
         budget => budget(trust.norm, trust.epsilon),
