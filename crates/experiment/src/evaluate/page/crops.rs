@@ -3,7 +3,7 @@
 use super::{bar, number};
 use crate::evaluate::{ViewRow, Views};
 use crate::measure::Rate;
-use gabion_spec::Pixels;
+use gabion_spec::Norm;
 use minijinja::context;
 use minijinja::value::Value;
 
@@ -36,7 +36,7 @@ fn group(rows: &[ViewRow]) -> Value {
         }
     };
     context! {
-        budget => rows.first().map(|row| super::budget(gabion_spec::Norm::Linf, row.epsilon)),
+        budget => rows.first().map(|row| super::budget(Norm::Linf, row.epsilon)),
         rows => rows.iter().map(row).collect::<Vec<_>>(),
         words => words(rows).iter().map(|words| super::unbroken(words)).collect::<Vec<_>>(),
     }
@@ -101,6 +101,7 @@ fn words(rows: &[ViewRow]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::evaluate::Cost;
+    use gabion_spec::Pixels;
 
     fn rows(rights: [u64; 4]) -> Vec<ViewRow> {
         let eot = [None, Some(1), Some(5), Some(20)];

@@ -63,8 +63,7 @@ pub(super) fn budgets(Assessment { evaluation, trust, .. }: &Assessment) -> Resu
     let smallest = all.iter().copied().find(|&tick| tick > 0.0);
     let furthest = all.last().copied().unwrap_or(0.0);
     let unit = smallest.filter(|smallest| furthest > 12.0 * smallest);
-    // Of budgets that lie close together every other one has room for its name.
-    let plain = |x: f64| format!("{}", (1000.0 * x).round() / 1000.0);
+    let plain = |x: f64| format!("{}", if x < 1.0 { (100.0 * x).round() / 100.0 } else { (10.0 * x).round() / 10.0 });
     let (what, label): (_, &dyn Fn(f64) -> String) = match norm {
         Norm::Linf => ("budget of the attack (1/255)", &levels),
         Norm::L2 => ("budget of the attack (L2)", &plain),
@@ -94,7 +93,7 @@ fn spaced(ticks: Vec<f64>, unit: Option<f64>) -> Vec<f64> {
 }
 
 /// Accuracy against the iterations of APGD on cross-entropy, or of PGD: what of each budget was still right after them.
-pub(super) fn iterations(Assessment { evaluation, .. }: &Assessment) -> Result<Option<Value>, ReportError> {
+pub(super) fn iterations(Assessment { evaluation, trust, .. }: &Assessment) -> Result<Option<Value>, ReportError> {
     let mut rows: Vec<(usize, &Row, u32)> = Vec::new();
     for (at, row) in evaluation.attacks.iter().enumerate() {
         let known = rows.iter().any(|(_, other, _)| other.epsilon == row.epsilon && other.norm == row.norm);
@@ -105,10 +104,10 @@ pub(super) fn iterations(Assessment { evaluation, .. }: &Assessment) -> Result<O
     let (mut curves, mut legend, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     for (series, &(at, row, steps)) in rows.iter().enumerate() {
         let points = still_right(evaluation, at, steps);
-        let (Some(last), Some(&(most, _))) = (points.last(), points.last()) else { continue };
-        let earlier = points.iter().rev().find(|(step, _)| *step <= 0.75 * most).unwrap_or(last);
-        let fell = earlier.1.right.saturating_sub(last.1.right);
-        ends.push(format!("{} of {} at {}", fell, row.attacked, budget(row.norm, row.epsilon)));
+        let Some(&(most, last)) = points.last() else { continue };
+        let earlier = points.iter().rev().find(|(step, _)| *step <= 0.75 * most).map_or(last, |point| point.1);
+        let fell = earlier.right.saturating_sub(last.right);
+        ends.push(format!("{fell} of {} at {}", row.attacked, budget(row.norm, row.epsilon)));
         legend.push((series, format!("{}, {}", row.name, budget(row.norm, row.epsilon))));
         curves.push(Curve { series, points, drawn: Drawn::Line });
     }
@@ -121,11 +120,15 @@ pub(super) fn iterations(Assessment { evaluation, .. }: &Assessment) -> Result<O
     let ticks = (0..=6).map(|at| f64::from(at) * every).take_while(|&tick| tick <= furthest).collect();
     let places = Places { what: "iterations", ticks, unit: None, label: &levels };
     let svg = shares(&curves, &places, "Accuracy against the iterations of the attack, falling from its start")?;
-    let caption = format!(
+    let mut caption = format!(
         "Share of the test images that are still right after so many iterations. In the last quarter fell {}: a curve that \
          is not flat at its end belongs to an attack that was stopped too early.",
         ends.join(", ")
     );
+    let diagnosis = |(_, row, _): &(usize, &Row, u32)| withheld(trust, row.norm, row.epsilon);
+    for (_, row, _) in rows.iter().filter(|&row| diagnosis(row)) {
+        caption += &format!(" The number at {} is withheld: its curve is a symptom.", budget(row.norm, row.epsilon));
+    }
     Ok(Some(figure("Accuracy against iterations", svg, caption, legend)))
 }
 

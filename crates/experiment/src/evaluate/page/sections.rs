@@ -27,8 +27,10 @@ pub(super) fn trust(trust: &Trust) -> Value {
     }
 }
 
-/// Budgets that the bars of a class have room for.
-const MOST_BUDGETS: usize = 3;
+/// Budgets that the bars of a class have room for, the largest; one where classes are many.
+fn most_budgets(classes: usize) -> usize {
+    if classes > 20 { 1 } else { 3 }
+}
 
 /// Accuracy of each class, clean and under the protocol; none where there is but one class.
 pub(super) fn classes(Assessment { evaluation, trust, .. }: &Assessment, names: &[String]) -> Option<Value> {
@@ -42,7 +44,7 @@ pub(super) fn classes(Assessment { evaluation, trust, .. }: &Assessment, names: 
         whole && !withheld(trust, row.norm, row.epsilon)
     };
     let places: Vec<usize> = (0..evaluation.attacks.len()).filter(|&at| shown(&evaluation.attacks[at])).collect();
-    let places = &places[places.len().saturating_sub(MOST_BUDGETS)..];
+    let places = &places[places.len().saturating_sub(most_budgets(all))..];
     let mut legend = vec![context! { name => "clean", ..series(0) }];
     legend.extend(places.iter().enumerate().map(|(at, &place)| {
         let row = &evaluation.attacks[place];

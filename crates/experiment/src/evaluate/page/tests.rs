@@ -108,6 +108,7 @@ fn a_withheld_number_is_nowhere() {
     let [small, large] = [4, 9].map(|at| assessment.evaluation.attacks[at].rate);
     assert!(page.contains("✗ Withheld") && page.contains("stand PGD-40 at 0.5 (and 1 more)"));
     assert!(page.contains("✗</span>FAIL"));
+    assert!(page.contains("The number at L∞ 8&#x2f;255 is withheld"));
     // The other budget passes and keeps its number.
     assert!(page.contains(&shown(small)));
     assert!(!page.contains(&shown(large)), "{} is there", shown(large));
