@@ -123,6 +123,14 @@ impl Battery<'_> {
         let row = Row { name, detail: &detail };
         let (mut all, mut seconds, mut fallen) = (Vec::with_capacity(standing.len()), 0.0, 0);
         let mut farthest = 0.0f32;
+        let told = |done: usize, fallen: usize| Progress {
+            what: name.clone(),
+            done,
+            total: standing.len(),
+            right: standing.len() - fallen,
+            images: self.indices.len(),
+        };
+        observer(told(0, 0));
         for places in standing.chunk_by(|a, b| a / self.batch == b / self.batch) {
             let start = places[0] / self.batch * self.batch;
             let names: Vec<u64> = places.iter().map(|&place| self.indices[place] as u64).collect();
@@ -155,13 +163,7 @@ impl Battery<'_> {
             seconds += chunk.seconds;
             fallen += chunk.found.iter().filter(|found| found.fooled()).count();
             all.extend(places.iter().copied().zip(chunk.found));
-            observer(Progress {
-                what: name.clone(),
-                done: all.len(),
-                total: standing.len(),
-                right: standing.len() - fallen,
-                images: self.indices.len(),
-            });
+            observer(told(all.len(), fallen));
         }
         Ok(Attacked { found: all, farthest, seconds })
     }

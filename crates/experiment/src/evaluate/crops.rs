@@ -17,6 +17,9 @@ use std::cell::RefCell;
 /// Views that go through the network at once.
 const TOGETHER: usize = 512;
 
+/// From logits to the weights of a gradient: see [`Classifier::gradient`].
+type Weights<'a> = &'a mut dyn FnMut(&[f32]) -> Vec<f32>;
+
 /// What both are made of.
 pub(super) struct Over<'a> {
     pub(super) parts: &'a Parts,
@@ -64,11 +67,7 @@ impl Over<'_> {
     }
 
     /// Logits, and where `weights` are given the gradient with respect to the views.
-    fn back(
-        &self,
-        views: Tensor<4>,
-        weights: Option<&mut dyn FnMut(&[f32]) -> Vec<f32>>,
-    ) -> (Vec<f32>, Option<Tensor<4>>) {
+    fn back(&self, views: Tensor<4>, weights: Option<Weights<'_>>) -> (Vec<f32>, Option<Tensor<4>>) {
         let Some(weights) = weights else { return (host(self.classify(views)), None) };
         let leaf = Tensor::from_inner(views).require_grad();
         let graph = self.classify(leaf.clone());
@@ -91,12 +90,7 @@ impl Over<'_> {
 pub(super) struct Crops<'a>(pub(super) Over<'a>);
 
 impl Crops<'_> {
-    fn pass(
-        &self,
-        x: &[f32],
-        pass: Pass<'_>,
-        weights: Option<&mut dyn FnMut(&[f32]) -> Vec<f32>>,
-    ) -> Result<(Vec<f32>, Vec<f32>), String> {
+    fn pass(&self, x: &[f32], pass: Pass<'_>, weights: Option<Weights<'_>>) -> Result<(Vec<f32>, Vec<f32>), String> {
         let over = &self.0;
         let sources: Vec<Source<'_>> = x.chunks_exact(over.length()).map(|x| Source::floats(x, over.size)).collect();
         let draws = over.draws(pass);
@@ -112,17 +106,12 @@ impl Crops<'_> {
     }
 
     /// The same some images at a time.
-    fn passes(
-        &self,
-        x: &[f32],
-        pass: Pass<'_>,
-        mut weights: Option<&mut dyn FnMut(&[f32]) -> Vec<f32>>,
-    ) -> (Vec<f32>, Vec<f32>) {
+    fn passes(&self, x: &[f32], pass: Pass<'_>, mut weights: Option<Weights<'_>>) -> (Vec<f32>, Vec<f32>) {
         let (mut logits, mut gradients) = (Vec::new(), Vec::new());
         let length = self.0.length();
         // Weights are asked for once, of all rows: so the forward pass comes first where there are several chunks.
         let chunks: Vec<_> = self.0.chunks(pass.images.len()).collect();
-        let run = |weights: Option<&mut dyn FnMut(&[f32]) -> Vec<f32>>, range: std::ops::Range<usize>| {
+        let run = |weights: Option<Weights<'_>>, range: std::ops::Range<usize>| {
             let part = Pass { images: &pass.images[range.clone()], draw: pass.draw };
             self.pass(&x[range.start * length..range.end * length], part, weights).unwrap_or_else(|why| {
                 self.0.failed.borrow_mut().get_or_insert(why);
@@ -131,7 +120,7 @@ impl Crops<'_> {
         };
         if chunks.len() == 1 || weights.is_none() {
             for range in chunks {
-                let weights = weights.as_mut().map(|weights| &mut **weights as &mut dyn FnMut(&[f32]) -> Vec<f32>);
+                let weights = weights.as_mut().map(|weights| &mut **weights as Weights<'_>);
                 let (some_logits, some_gradients) = run(weights, range);
                 logits.extend(some_logits);
                 gradients.extend(some_gradients);

@@ -6,8 +6,11 @@
 
 mod crops;
 mod curves;
+mod pictures;
 mod rows;
 mod sections;
+
+pub use pictures::pictures;
 
 use super::{Assessment, Grade, Headline, Row, Trust};
 use crate::measure::Rate;

@@ -1,12 +1,16 @@
 //! The folder of a long evaluation: what is done so far, and in the end its results.
 
-use super::{Arguments, typed};
+use super::Arguments;
+use crate::commands::typed;
 use crate::output::Failure;
 use gabion_experiment::data::Data;
-use gabion_experiment::evaluate::{Assessment, Subject};
+use gabion_experiment::evaluate::{Assessment, Subject, page};
 use gabion_runtime::durable;
 use gabion_spec::{Evaluate, Norm};
 use std::path::{Path, PathBuf};
+
+/// Images that a report shows.
+const PICTURES: usize = 8;
 
 /// What an evaluation was of, for the report.
 pub(super) struct About<'a> {
@@ -34,11 +38,31 @@ pub(super) fn write(
     value: &serde_json::Value,
     about: &About<'_>,
 ) -> Result<(), Failure> {
-    let _ = (about.subject, about.data, about.device, typed());
     durable::write(&folder.join("result.json"), &serde_json::to_vec_pretty(value)?)?;
     assessment.evaluation.write_csv(&folder.join("images.csv"))?;
     if !assessment.evaluation.attacks.is_empty() {
         assessment.evaluation.write_adversarial(&folder.join("adversarial.safetensors"))?;
     }
+    let test = &about.data.split.test;
+    let text = |key: &str, field: &str| value[key][field].as_str().unwrap_or_default().to_string();
+    let facts = [
+        ("weights (SHA-256)", about.subject.weights.clone()),
+        ("device", about.device.to_string()),
+        ("machine", text("machine", "cpu")),
+        ("gabion", text("versions", "gabion")),
+        ("Burn", text("versions", "burn")),
+    ];
+    let page = page::page(
+        assessment,
+        &page::About {
+            bundle: about.subject.name.clone(),
+            data: format!("{} test", about.data.kind.name()),
+            command: typed(),
+            facts: facts.map(|(name, value)| (name.to_string(), value)).to_vec(),
+            classes: test.classes.clone(),
+            pictures: page::pictures(about.subject, test, &assessment.evaluation, PICTURES),
+        },
+    )?;
+    durable::write(&folder.join("report.html"), page.as_bytes())?;
     Ok(())
 }

@@ -175,6 +175,7 @@ impl Made {
             seed: 7,
             images: IMAGES as u64,
             data_sha256: "fedcba9876543210".repeat(4),
+            weights_sha256: "0123456789abcdef".repeat(4),
             clean: rate(clean),
             attacks: self.rows,
             verdicts: self.verdicts,

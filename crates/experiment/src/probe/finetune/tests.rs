@@ -1,5 +1,5 @@
 use super::*;
-use crate::evaluate::{Options, evaluate};
+use crate::evaluate::{Options, Subject, evaluate};
 use crate::measure::pixels;
 use crate::probe::{Probed, probe, write_into, write_new};
 use crate::toy;
@@ -96,7 +96,8 @@ fn a_moved_encoder_withstands_more_than_a_linear_head() {
     let bundle = toy::with_head(&device);
     let measure = |bundle: &Bundle| {
         let recipe = spec::Evaluate { epsilons: vec![Pixels::of_255(8.0)], ..spec::Evaluate::default() };
-        let found = evaluate(bundle, &data.test, &recipe, Options::default(), &device, &mut |_| {}).unwrap();
+        let subject = Subject::bundle(bundle, &device).unwrap();
+        let found = evaluate(&subject, &data.test, &recipe, &Options::default(), &mut |_| {}).unwrap();
         (found.clean.right, found.attacks[0].rate.right)
     };
     let linear = measure(&bundle);
