@@ -13,7 +13,8 @@ image, in the order of `indices`, and 0 where `clean` is.
 
 is asked line by line, so that another program can take turns with it. Its first line is {"ready": {versions, notes}}, or
 {"missing": why} where a package is not installed. Then each line {"attack": name, "indices": [n]} is answered by one line
-{"robust": [bool], "seconds": s}, indices counting the images of DATA, and the end of stdin is the end.
+{"robust": [bool], "seconds": s}, indices counting the images of DATA, and the end of stdin is the end. The attack `passes`
+is none: it times ten passes there and back.
 
 Seconds include the clean forward pass and the five or so passes of the first batch by which the official code looks for
 randomised defences. What is to know of pyautoattack 0.2.0 beside the paper:
@@ -45,6 +46,7 @@ from pathlib import Path
 
 COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
 ATTACKS = (*COMPONENTS, "standard")
+PASSES = "passes"
 NOTES = ["the generator is seeded anew for each batch", "Square draws one window for a whole batch"]
 
 
@@ -126,6 +128,17 @@ def floats(x):
     return x.float() / 255
 
 
+def passes(model, x) -> float:
+    """Seconds of ten passes there and back, for the ratio of the networks alone."""
+    import torch
+
+    start = time.perf_counter()
+    for _ in range(10):
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), [leaf])
+    return time.perf_counter() - start
+
+
 def command(args: argparse.Namespace):
     import networks
     import torch
@@ -189,6 +202,9 @@ def serve(args: argparse.Namespace):
     say({"ready": {"versions": known, "notes": [threads, *NOTES]}})
     for line in sys.stdin:
         request = json.loads(line)
+        if request["attack"] == PASSES:
+            say({"robust": [], "seconds": passes(model, floats(x[request["indices"]]))})
+            continue
         if request["attack"] not in ATTACKS:
             raise SystemExit(f"no attack {request['attack']!r}, only {', '.join(ATTACKS)}")
         indices = request["indices"]

@@ -1,11 +1,13 @@
 //! `gabion bench`: the same work as bench/peers, with the same JSON.
 
 use crate::commands::{DeviceArguments, machine, typed, versions};
-use crate::output::{Done, Output, table};
+use crate::output::{Done, Failure, Output, table, usage};
 use gabion_experiment::bench::{Settings, Step, measure};
 use serde_json::json;
+use std::path::Path;
 
 mod augment;
+mod autoattack;
 
 /// Time training steps and augmentation.
 #[derive(clap::Args)]
@@ -26,6 +28,8 @@ enum What {
     Infer(StepArguments),
     /// Count views per second beside torchvision and kornia.
     Augment(augment::Arguments),
+    /// Compare our AutoAttack with the official one.
+    Autoattack(autoattack::Arguments),
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
@@ -34,6 +38,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         What::Standard(arguments) => step(Step::Standard, arguments, output),
         What::Infer(arguments) => step(Step::Infer, arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
+        What::Autoattack(arguments) => autoattack::run(arguments, output),
     }
 }
 
@@ -82,4 +87,22 @@ fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
             vec![format!("{:.1}", 1e3 * measured.median_seconds), format!("{:.0}", measured.images_per_second), memory];
         table(&["median ms", "crops/s", "working memory"], [row])
     })
+}
+
+/// Refuses before the work what could not be written after it.
+fn ensure_place(out: &Path) -> Result<(), Failure> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(usage(format!("{} is no folder; make it, or name another file with --out", folder.display())));
+    }
+    if out.is_dir() {
+        return Err(usage(format!("{} is a folder; name a file with --out", out.display())));
+    }
+    Ok(())
+}
+
+/// What the machine had to do before, in Linux's terms.
+fn load_average() -> Option<Vec<f64>> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    Some(text.split_whitespace().take(3).filter_map(|number| number.parse().ok()).collect())
 }

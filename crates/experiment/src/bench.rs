@@ -2,6 +2,7 @@
 //! a second beside other libraries.
 
 pub mod augment;
+pub mod autoattack;
 mod libraries;
 mod ours;
 mod peers;

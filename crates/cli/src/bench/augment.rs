@@ -1,5 +1,6 @@
 //! `gabion bench augment`: views per second, ours beside torchvision's and kornia's, as one table and one file.
 
+use super::{ensure_place, load_average};
 use crate::commands::{machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use clap::ValueEnum;
@@ -108,18 +109,6 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     Ok(())
 }
 
-/// Refuses before the work what could not be written after it.
-fn ensure_place(out: &Path) -> Result<(), Failure> {
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(usage(format!("{} is no folder; make it, or name another file with --out", folder.display())));
-    }
-    if out.is_dir() {
-        return Err(usage(format!("{} is a folder; name a file with --out", out.display())));
-    }
-    Ok(())
-}
-
 /// The name of the data set, and the images.
 fn images(arguments: &Arguments) -> Result<(&'static str, Images), Failure> {
     let (count, side) = (arguments.images as usize, arguments.size as usize);
@@ -139,12 +128,6 @@ fn images(arguments: &Arguments) -> Result<(&'static str, Images), Failure> {
         return Err(usage(format!("the data set has {} training images: give --images {0} or fewer", train.len())));
     }
     Ok((data.kind.name(), train.stratified(count, 0)))
-}
-
-/// What the machine had to do before, in Linux's terms.
-fn load_average() -> Option<Vec<f64>> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    Some(text.split_whitespace().take(3).filter_map(|number| number.parse().ok()).collect())
 }
 
 fn tables(measured: &Measured) -> String {

@@ -133,7 +133,7 @@ fn ensure_file(path: &Path) -> Result<(), Failure> {
 }
 
 /// A run, a bundle, or the file of a network.
-pub(super) fn subject(path: &Path, device: &Device) -> Result<(Subject, Option<Manifest>), Failure> {
+pub fn subject(path: &Path, device: &Device) -> Result<(Subject, Option<Manifest>), Failure> {
     if path.is_file() {
         return Ok((Subject::foreign(path, device)?, None));
     }

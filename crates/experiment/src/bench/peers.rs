@@ -125,13 +125,27 @@ impl Peer {
     /// See [`PeerError`]; drop the peer then.
     pub fn round(&mut self, seconds: f64, patience: Duration) -> Result<Round, PeerError> {
         const EXPECTED: &str = "{views, seconds} above 0";
-        // A pipe that is closed is found when its answer is read.
-        let _ = writeln!(self.questions, "round {seconds}").and_then(|()| self.questions.flush());
-        let round: Round = self.answer(Duration::from_secs_f64(seconds) + patience, EXPECTED)?;
+        let question = format!("round {seconds}");
+        let round: Round = self.ask(&question, Duration::from_secs_f64(seconds) + patience, EXPECTED)?;
         if round.views > 0 && round.seconds.is_finite() && round.seconds > 0.0 {
             return Ok(round);
         }
         Err(PeerError::Nonsense { answer: format!("{round:?}"), expected: EXPECTED })
+    }
+
+    /// Asks a question of one line.
+    ///
+    /// # Errors
+    /// See [`PeerError`]; drop the peer then.
+    pub fn ask<T: serde::de::DeserializeOwned>(
+        &mut self,
+        question: &str,
+        patience: Duration,
+        expected: &'static str,
+    ) -> Result<T, PeerError> {
+        // A pipe that is closed is found when its answer is read.
+        let _ = writeln!(self.questions, "{question}").and_then(|()| self.questions.flush());
+        self.answer(patience, expected)
     }
 
     /// The next line of its stdout.
