@@ -7,10 +7,11 @@ use serde_json::Value;
 use support::{FREE, Place};
 
 /// Every command, with its sub-commands.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "pretrain",
     "probe",
     "evaluate",
+    "verify-adversarial",
     "export",
     "inspect",
     "classify",
@@ -21,6 +22,7 @@ const COMMANDS: [&str; 14] = [
     "demo",
     "bench",
     "bench augment",
+    "bench autoattack",
     "augment",
 ];
 
@@ -266,8 +268,8 @@ fn evaluations(place: &Place, quiet: &dyn Fn(&str) -> Value) {
         assert_eq!(budgets, ["4/255", "8/255", "16/255"]);
         let clean_right = said["clean"]["right"].as_u64().unwrap();
         for attack in attacks {
-            assert_eq!((&attack["name"], &attack["steps"]), (&name.into(), &steps.into()), "{attack}");
-            assert_eq!(attack["restarts"], restarts, "{attack}");
+            assert_eq!((&attack["name"], &attack["attack"]["steps"]), (&name.into(), &steps.into()), "{attack}");
+            assert_eq!(attack["attack"]["restarts"], restarts, "{attack}");
             assert!(attack["rate"]["right"].as_u64().unwrap() <= clean_right, "{attack}");
         }
 

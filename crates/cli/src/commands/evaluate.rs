@@ -15,10 +15,8 @@ mod folder;
 
 /// Measure accuracy, clean and under attack.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  gabion evaluate runs/small --data data/cifar10 --protocol paper --images 2000\n  \
-    gabion evaluate runs/small --data data/cifar10 --protocol trust --images 1000"
-)]
+#[command(after_help = "Example:\n  gabion evaluate runs/small --data data/cifar10 --protocol paper --images 2000\n  \
+    gabion evaluate runs/small --data data/cifar10 --protocol trust --images 1000")]
 pub struct Arguments {
     /// A run folder, a bundle, or the .safetensors file of a network that others trained.
     #[arg(value_name = "RUN|BUNDLE|FILE")]

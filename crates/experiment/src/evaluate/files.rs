@@ -3,10 +3,11 @@
 use super::Evaluation;
 use crate::measure::{Error, Result};
 use gabion_runtime::durable;
-use gabion_spec::Pixels;
+use gabion_spec::{Norm, Pixels};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use std::collections::HashMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 
@@ -64,14 +65,12 @@ impl Evaluation {
             let shape = vec![images, 3, height, width];
             tensors.push((tensor_name(*epsilon), view(Dtype::F32, shape, bytemuck::cast_slice(values))));
         }
-        let mut metadata = HashMap::from([
-            ("weights".to_string(), self.weights_sha256.clone()),
-            ("norm".to_string(), self.attacks.first().map_or_else(String::new, |row| row.norm.to_string())),
-        ]);
-        for (epsilon, _) in kept {
-            let stand = self.standing(*epsilon).to_string();
-            metadata.insert(format!("{STANDING}{}", tensor_name(*epsilon)), stand);
-        }
+        let standing = kept.iter().map(|(epsilon, _)| (tensor_name(*epsilon), self.standing(*epsilon))).collect();
+        let norm = self.attacks.first().map_or_else(Norm::default, |row| row.norm);
+        let about = About { weights: self.weights_sha256.clone(), norm, standing };
+        // One entry, because a file with several has them in any order.
+        let text = serde_json::to_string(&about).expect("plain data");
+        let metadata = HashMap::from([(ABOUT.to_string(), text)]);
         safetensors::serialize(tensors, Some(metadata))
             .map_err(io::Error::other)
             .and_then(|whole| durable::write(path, &whole))
@@ -79,8 +78,20 @@ impl Evaluation {
     }
 }
 
-/// Before the name of a tensor of images: how many of them the model gets right.
-pub(super) const STANDING: &str = "standing ";
+/// The entry of a file's metadata that says what its images are.
+pub(super) const ABOUT: &str = "gabion";
+
+/// What adversarial images in a file are of.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct About {
+    /// SHA-256 of the model's weights.
+    pub(super) weights: String,
+    /// How budgets are measured.
+    pub(super) norm: Norm,
+    /// By the name of a tensor, how many of its images the model gets right.
+    pub(super) standing: BTreeMap<String, usize>,
+}
 
 /// The tensor of a budget's adversarial images: `adversarial_8_255` of 8/255, `adversarial_0.01` of 0.01.
 pub fn tensor_name(epsilon: Pixels) -> String {

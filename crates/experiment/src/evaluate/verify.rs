@@ -1,6 +1,6 @@
 //! Adversarial images out of a file, looked at again: are they within the budget, and do they fool the model?
 
-use super::files::{STANDING, tensor_name};
+use super::files::{ABOUT, About, tensor_name};
 use super::{Scene, Subject};
 use crate::data::Images;
 use crate::measure::{Error, Result, pixels};
@@ -44,12 +44,13 @@ pub fn verify(subject: &Subject, test: &Images, path: &Path) -> Result<Vec<Verif
     let wrong = |why: String| Error::Adversarial { path: path.to_path_buf(), why };
     let bytes = std::fs::read(path).map_err(Error::io("read the adversarial images of", path))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let none = std::collections::HashMap::new();
-    let metadata = header.metadata().as_ref().unwrap_or(&none);
-    if let Some(theirs) = metadata.get("weights").filter(|theirs| **theirs != subject.weights) {
-        return Err(wrong(format!("they were made for weights {theirs}, these are {}", subject.weights)));
+    let about = header.metadata().as_ref().and_then(|metadata| metadata.get(ABOUT));
+    let about: Option<About> =
+        about.map(|text| serde_json::from_str(text)).transpose().map_err(|error| wrong(error.to_string()))?;
+    if let Some(theirs) = about.as_ref().filter(|about| about.weights != subject.weights) {
+        return Err(wrong(format!("they were made for weights {}, these are {}", theirs.weights, subject.weights)));
     }
-    let norm = if metadata.get("norm").is_some_and(|norm| norm == "L2") { Norm::L2 } else { Norm::Linf };
+    let norm = about.as_ref().map_or_else(Norm::default, |about| about.norm);
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
     let whole = |name: &str| -> Result<Vec<usize>> {
         let view = tensors.tensor(name).ok().filter(|view| view.dtype() == Dtype::I64);
@@ -101,7 +102,7 @@ pub fn verify(subject: &Subject, test: &Images, path: &Path) -> Result<Vec<Verif
                 })
                 .count();
         }
-        let said = metadata.get(&format!("{STANDING}{}", tensor_name(epsilon))).and_then(|said| said.parse().ok());
+        let said = about.as_ref().and_then(|about| about.standing.get(&tensor_name(epsilon)).copied());
         verified.push(Verified { epsilon, norm, images: indices.len(), outside, farthest, right, said });
     }
     if verified.is_empty() {

@@ -20,9 +20,8 @@ pub(super) struct Golden {
 
 impl Golden {
     pub(super) fn read() -> Self {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/autoattack");
-        let bytes = std::fs::read(format!("{folder}.safetensors")).unwrap();
-        let tensors: BTreeMap<String, TensorData> = SafeTensors::deserialize(&bytes)
+        let bytes = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/autoattack.safetensors"));
+        let tensors: BTreeMap<String, TensorData> = SafeTensors::deserialize(bytes)
             .unwrap()
             .tensors()
             .into_iter()
@@ -37,7 +36,8 @@ impl Golden {
             })
             .collect();
         let images = tensors["images"].as_slice::<f32>().unwrap().iter().map(|value| value / 255.0).collect();
-        let json = serde_json::from_slice(&std::fs::read(format!("{folder}.json")).unwrap()).unwrap();
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/autoattack.json"));
+        let json = serde_json::from_str(text).unwrap();
         Self { tensors, images, json }
     }
 
