@@ -40,6 +40,7 @@ use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::path::PathBuf;
 
 /// What of an evaluation does not decide its result.
@@ -143,6 +144,8 @@ pub struct Row {
     pub passes: Cost,
     /// Time that it took.
     pub seconds: f64,
+    /// Whether a trust report speaks against the number: it is there to be looked into, and is no result.
+    pub withheld: bool,
 }
 
 /// What an attack cost and what was odd, over all images.
@@ -239,7 +242,7 @@ impl Evaluation {
             right,
             command: command.into(),
         };
-        let attacks = self.headlines().map(|row| claim(row.what(), row.rate));
+        let attacks = self.headlines().filter(|row| !row.withheld).map(|row| claim(row.what(), row.rate));
         std::iter::once(claim("clean".into(), self.clean)).chain(attacks).collect()
     }
 }
@@ -269,6 +272,7 @@ struct Scene<'a> {
     keep: Keep,
     data_sha256: String,
     weights: String,
+    seconds: Cell<f64>,
 }
 
 /// Changes whenever an attack's result does.
@@ -309,12 +313,14 @@ impl<'a> Scene<'a> {
             keep: options.keep,
             data_sha256,
             weights: subject.weights.clone(),
+            seconds: Cell::new(0.0),
         })
     }
 
     fn battery(&self) -> Battery<'_> {
-        let Self { test, indices, seed, batch, journal, keep, .. } = self;
-        Battery { images: test, indices, seed: *seed, batch: *batch, journal, keep: *keep == Keep::All }
+        let Self { test, indices, seed, batch, journal, keep, seconds, .. } = self;
+        let keep = *keep == Keep::All;
+        Battery { images: test, indices, seed: *seed, batch: *batch, journal, seconds, keep }
     }
 }
 

@@ -82,6 +82,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         AttackArgument::Square => Component::Square,
         AttackArgument::Standard => Component::Standard,
     };
+    let mut attacks: Vec<Component> = arguments.attacks.iter().map(attack).collect();
+    attacks.dedup();
     let settings = Settings {
         images: arguments.images as usize,
         batch: arguments.batch as usize,
@@ -89,7 +91,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         threads: arguments.threads as usize,
         norm: Norm::Linf,
         epsilon: arguments.epsilon,
-        attacks: arguments.attacks.iter().map(attack).collect(),
+        attacks,
     };
     let load = load_average();
     let places = (arguments.model.as_path(), arguments.data.as_path());

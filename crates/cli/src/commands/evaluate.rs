@@ -4,7 +4,7 @@ use crate::progress::Progress;
 use burn::tensor::Device;
 use clap::ValueEnum;
 use gabion_experiment::data::Data;
-use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, assess};
+use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, ViewRow, assess};
 use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
 use gabion_spec::{Evaluate, Manifest, Norm, Pixels, Protocol};
@@ -154,7 +154,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
     };
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
     let recipe = recipe(&arguments);
-    let folder = folder::of(&arguments, &subject, &recipe);
+    let folder = folder::of(&arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {
         output.note(format!("folder: {} (run the same command to go on)", folder.display()));
     }
@@ -237,7 +237,10 @@ fn tables(assessment: &Assessment) -> String {
         let part = at.cascade.is_some() && at.attack.is_some();
         if part { format!("  after {}", at.what()) } else { at.what() }
     };
-    rows.extend(evaluation.attacks.iter().map(|at| row(cascaded(at), at.rate)));
+    rows.extend(evaluation.attacks.iter().map(|at| match at.withheld {
+        true => vec![cascaded(at), "withheld".into(), String::new(), String::new()],
+        false => row(cascaded(at), at.rate),
+    }));
     rows.extend(assessment.wide.iter().map(|at| row(at.what(), at.rate)));
     if let Some(corruptions) = &assessment.corruptions {
         let (name, share) = ("corruptions, mean of 75".to_string(), percent(corruptions.mean));
@@ -245,8 +248,7 @@ fn tables(assessment: &Assessment) -> String {
     }
     if let Some(views) = &assessment.views {
         rows.push(row(format!("clean, {} views", views.views), views.clean));
-        let named =
-            |at: &gabion_experiment::evaluate::ViewRow| format!("{} {}, {} views", at.name, at.epsilon, views.views);
+        let named = |at: &ViewRow| format!("{}, {} views", at.what(), views.views);
         rows.extend(views.rows.iter().map(|at| row(named(at), at.rate)));
     }
     let mut text = table(&["attack", "accuracy", "95 % interval", "right"], rows);

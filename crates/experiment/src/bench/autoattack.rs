@@ -70,7 +70,7 @@ pub struct Settings {
     pub batch: usize,
     /// Seeds both.
     pub seed: u64,
-    /// Threads of both.
+    /// Threads of the official one; ours takes those of the machine.
     pub threads: usize,
     /// How budgets are measured.
     pub norm: gabion_spec::Norm,
@@ -167,6 +167,7 @@ pub fn compare(
             victim.gradient(&x, pass, &mut |logits| vec![1.0; logits.len()]);
         }
         passes.push(began.elapsed().as_secs_f64() / theirs.seconds);
+        let mut counted = 0;
         for row in &mut rows {
             let official = (turn % 2 == 0).then(|| ask(&mut peer, row.attack.name(), chunk)).transpose()?;
             let began = Instant::now();
@@ -194,6 +195,10 @@ pub fn compare(
             };
             let mut robust = vec![false; chunk.len()];
             right.iter().zip(stands).for_each(|(&place, stands)| robust[place] = stands);
+            if official.robust.len() != chunk.len() {
+                let answer = format!("{} answers for {} images", official.robust.len(), chunk.len());
+                return Err(PeerError::Nonsense { answer, expected: "one answer an image" });
+            }
             row.add(&robust, &official.robust, [ours, official.seconds]);
             let seconds = official.seconds;
             let so_far = format!("{} against {} robust, {} differ", row.ours, row.official, row.disagree);
@@ -203,10 +208,9 @@ pub fn compare(
                 row.attack.name(),
                 indices.len()
             ));
-            if row.attack == settings.attacks[0] {
-                clean += right.len();
-            }
+            counted = right.len();
         }
+        clean += counted;
     }
     rows.iter_mut().for_each(|row| row.finish(indices.len()));
     passes.sort_by(f64::total_cmp);

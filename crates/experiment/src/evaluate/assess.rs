@@ -2,12 +2,13 @@
 
 use super::course::Course;
 use super::plan::{stages, too_short};
+use super::same_classes;
 use super::{
-    Corruptions, Evaluation, Options, Progress, Row, Scene, Subject, Trust, ViewRow, Views, corruptions, trust, views,
-    wide,
+    Corruptions, Evaluation, Headline, Options, Progress, Row, Scene, Subject, Trust, ViewRow, Views, corruptions,
+    trust, views, wide,
 };
 use crate::data::Images;
-use crate::measure::{Rate, Result};
+use crate::measure::{Rate, Result, check};
 use gabion_learn::attack::{Region, notes};
 use gabion_spec::{self as spec, Claim, Protocol};
 use serde::Serialize;
@@ -56,10 +57,20 @@ pub fn assess(
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Assessment> {
     let scene = Scene::new(subject, test, recipe, options)?;
+    if let Some(source) = beyond.source {
+        check("test", test, source.input)?;
+        same_classes(&source.classes, source.outputs, &test.classes)?;
+    }
     let battery = scene.battery();
     let victim = subject.victim();
     let mut course = Course::new(&battery, &victim, observer)?;
     let mut warnings = subject.warnings.clone();
+    let over_views = match (recipe.protocol, &subject.parts) {
+        (Protocol::Views, _) | (Protocol::All, Some(_)) => {
+            Some(views::measure(&battery, subject, beyond.views, (recipe.norm, &scene.epsilons), observer)?)
+        }
+        _ => None,
+    };
     let (mut reports, mut others) = (Vec::new(), Vec::new());
     for epsilon in scene.epsilons.clone() {
         let region = Region { norm: recipe.norm, epsilon: epsilon.0 };
@@ -72,13 +83,18 @@ pub fn assess(
             Some(source) => {
                 let right = course.right();
                 let (order, attacked) = wide::transfer(&battery, &victim, source, region, &right, observer)?;
-                others.push(course.summary(&order, &attacked));
+                others.push(course.summary(format!("transfer from {}", source.name), &order, &attacked));
                 Some(attacked)
             }
             None => None,
         };
         if matches!(recipe.protocol, Protocol::Trust | Protocol::All) {
-            reports.push(trust::examine(&battery, &victim, &course, region, transferred.as_ref(), observer)?);
+            let seen = trust::Beside { transferred: transferred.as_ref(), views: over_views.as_ref() };
+            let report = trust::examine(&battery, &victim, &course, region, &seen, observer)?;
+            if matches!(report.headline, Headline::Withheld(_)) {
+                course.withhold(region);
+            }
+            reports.push(report);
         }
     }
     let mut corrupted = None;
@@ -86,15 +102,9 @@ pub fn assess(
         corrupted = Some(corruptions::measure(&battery, &victim, observer)?);
         for &side in &beyond.patches {
             let (order, attacked) = wide::patch(&battery, &victim, side, &course.right(), observer)?;
-            others.push(course.summary(&order, &attacked));
+            others.push(course.summary(order.name.clone(), &order, &attacked));
         }
     }
-    let over_views = match (recipe.protocol, &subject.parts) {
-        (Protocol::Views, _) | (Protocol::All, Some(_)) => {
-            Some(views::measure(&battery, subject, beyond.views, &scene.epsilons, observer)?)
-        }
-        _ => None,
-    };
     warnings.extend(course.doubts());
     warnings.sort();
     warnings.dedup();
@@ -115,13 +125,15 @@ impl Assessment {
         let mut claims = self.evaluation.claims(data, command);
         claims.extend(self.wide.iter().map(|row| claim(row.what(), row.rate)));
         if let Some(corruptions) = &self.corruptions {
-            let sum = |of: fn(&Rate) -> u64| corruptions.rows.iter().map(|row| of(&row.rate)).sum();
-            let rate = Rate::new(sum(|rate| rate.right), sum(|rate| rate.images));
-            claims.push(claim("corruptions, mean of 75".into(), rate));
+            // Each image is seen 75 times; the mean is of images, not of 75 times as many.
+            let images = self.evaluation.images;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most the number of images
+            let rate = Rate::new((corruptions.mean * images as f64).round() as u64, images);
+            claims.push(claim("corruptions, mean of 75, rounded to images".into(), rate));
         }
         if let Some(views) = &self.views {
             claims.push(claim(format!("clean, {} views", views.views), views.clean));
-            let named = |row: &ViewRow| format!("{} {}, {} views", row.name, row.epsilon, views.views);
+            let named = |row: &ViewRow| format!("{}, {} views", row.what(), views.views);
             claims.extend(views.rows.iter().map(|row| claim(named(row), row.rate)));
         }
         claims

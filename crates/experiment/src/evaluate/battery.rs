@@ -6,6 +6,7 @@ use crate::data::Images;
 use crate::measure::{Error, Result, pixels};
 use gabion_learn::attack::{self, Campaign, Classifier, FRESH, Found, Image, Pass, Region, first_of_greatest};
 use gabion_spec::{Attack, Pixels};
+use std::cell::Cell;
 use std::time::Instant;
 
 /// What is attacked, on which images, and where what was done is kept.
@@ -17,6 +18,8 @@ pub(super) struct Battery<'a> {
     /// Images attacked together.
     pub(super) batch: usize,
     pub(super) journal: &'a Journal,
+    /// Time that everything took so far, that of an earlier process included.
+    pub(super) seconds: &'a Cell<f64>,
     /// Keep the values of images that were not fooled too.
     pub(super) keep: bool,
 }
@@ -24,14 +27,23 @@ pub(super) struct Battery<'a> {
 /// An attack within a budget, with the name that it goes by.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
+    /// In rows and progress, and as the name of its files.
     pub(super) name: String,
+    /// What decides the result beyond attack, region and name.
+    pub(super) extra: String,
+    /// Added to the seed, for runs that must not repeat another's random numbers.
+    pub(super) seed: u64,
     pub(super) attack: Attack,
     pub(super) region: Region,
 }
 
 impl Order {
+    pub(super) fn named(name: String, attack: Attack, region: Region) -> Self {
+        Self { name, extra: String::new(), seed: 0, attack, region }
+    }
+
     pub(super) fn new(attack: Attack, region: Region) -> Self {
-        Self { name: format!("{} {}", attack.name(), Pixels(region.epsilon)), attack, region }
+        Self::named(format!("{} {}", attack.name(), Pixels(region.epsilon)), attack, region)
     }
 }
 
@@ -50,6 +62,9 @@ impl Attacked {
         self.found.iter().filter(|(_, found)| found.fooled()).map(|(place, _)| *place).collect()
     }
 }
+
+/// What an attack by any function of images gives.
+pub(super) type Made = Result<Vec<Found>>;
 
 impl Battery<'_> {
     /// Values of an image.
@@ -106,8 +121,8 @@ impl Battery<'_> {
         observer: &mut dyn FnMut(Progress),
     ) -> Result<Attacked> {
         let size = [self.images.height, self.images.width];
-        let campaign = Campaign { victim, region: order.region, size, seed: self.seed };
-        self.assault(order, standing, observer, &mut |images| attack::run(&order.attack, campaign, images))
+        let campaign = Campaign { victim, region: order.region, size, seed: self.seed.wrapping_add(order.seed) };
+        self.assault(order, standing, observer, &mut |images| Ok(attack::run(&order.attack, campaign, images)))
     }
 
     /// The same by any function of images.
@@ -116,10 +131,10 @@ impl Battery<'_> {
         order: &Order,
         standing: &[usize],
         observer: &mut dyn FnMut(Progress),
-        run: &mut dyn FnMut(&[Image<'_>]) -> Vec<Found>,
+        run: &mut dyn FnMut(&[Image<'_>]) -> Made,
     ) -> Result<Attacked> {
         let Order { name, region, .. } = order;
-        let detail = format!("{:?} {region:?}", order.attack);
+        let detail = format!("{name} {:?} {region:?} {} {}", order.attack, order.seed, order.extra);
         let row = Row { name, detail: &detail };
         let (mut all, mut seconds, mut fallen) = (Vec::with_capacity(standing.len()), 0.0, 0);
         let mut farthest = 0.0f32;
@@ -142,7 +157,7 @@ impl Battery<'_> {
                 Some(chunk) => chunk,
                 None => {
                     let began = Instant::now();
-                    let mut found = run(&images);
+                    let mut found = run(&images)?;
                     if !self.keep {
                         found.iter_mut().filter(|found| !found.fooled()).for_each(|found| found.x = Vec::new());
                     }
@@ -161,6 +176,7 @@ impl Battery<'_> {
                 farthest = farthest.max(region.distance(image.x, &found.x));
             }
             seconds += chunk.seconds;
+            self.seconds.set(self.seconds.get() + chunk.seconds);
             fallen += chunk.found.iter().filter(|found| found.fooled()).count();
             all.extend(places.iter().copied().zip(chunk.found));
             observer(told(all.len(), fallen));

@@ -44,20 +44,21 @@ pub(super) fn measure(
             let set = CorruptionSet { corruption, severity, scale: Scale::of(size), seed: battery.seed };
             // What is kept of it are verdicts alone: the images can be made again.
             let name = format!("{corruption} {}", severity.get());
-            let order = Order { name, attack: Attack::Noise { draws: 0 }, region: Region::linf(1.0) };
+            let order = Order::named(name, Attack::Noise { draws: 0 }, Region::linf(1.0));
             let shown = battery.assault(&order, &places, observer, &mut |images| {
                 let names: Vec<u64> = images.iter().map(|image| image.name).collect();
                 let corrupted: Vec<f32> = names.iter().flat_map(|&name| planes(&set, battery, name)).collect();
                 let logits = victim.logits(&corrupted, Pass { images: &names, draw: FRESH });
                 let rows = logits.chunks_exact(victim.classes()).zip(images);
-                rows.map(|(logits, image)| Found {
-                    x: Vec::new(),
-                    fooled_at: (first_of_greatest(logits) != image.label).then_some(0),
-                    loss: 0.0,
-                    earlier_loss: 0.0,
-                    passes: Passes { forwards: 1, ..Passes::default() },
-                })
-                .collect()
+                Ok(rows
+                    .map(|(logits, image)| Found {
+                        x: Vec::new(),
+                        fooled_at: (first_of_greatest(logits) != image.label).then_some(0),
+                        loss: 0.0,
+                        earlier_loss: 0.0,
+                        passes: Passes { forwards: 1, ..Passes::default() },
+                    })
+                    .collect())
             })?;
             let right = places.len() - shown.fallen().len();
             rows.push(CorruptionRow {

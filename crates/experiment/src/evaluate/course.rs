@@ -85,6 +85,7 @@ impl Course {
                 farthest,
                 passes,
                 seconds,
+                withheld: false,
             });
             for (place, verdict) in self.verdicts.iter_mut().enumerate() {
                 verdict.robust.push(standing.binary_search(&place).is_ok());
@@ -132,22 +133,48 @@ impl Course {
         let (norm, farthest, seconds) = (region.norm, attacked.farthest, attacked.seconds);
         let attacked = standing.len() as u64;
         self.losses.push(losses);
-        self.rows.push(Row { name, norm, epsilon, attack, cascade, rate, attacked, farthest, passes, seconds });
+        self.rows.push(Row {
+            name,
+            norm,
+            epsilon,
+            attack,
+            cascade,
+            rate,
+            attacked,
+            farthest,
+            passes,
+            seconds,
+            withheld: false,
+        });
         fallen
     }
 
+    /// Marks the numbers of a cascade that a trust report does not believe.
+    pub(super) fn withhold(&mut self, region: Region) {
+        let of = |row: &Row| row.cascade.is_some() && row.norm == region.norm && row.epsilon.0 == region.epsilon;
+        self.rows.iter_mut().filter(|row| of(row)).for_each(|row| row.withheld = true);
+    }
+
+    /// Images outside of the region that an adversarial image of a budget is in, box and ball, and the greatest distance.
+    pub(super) fn outside(&self, battery: &Battery<'_>, region: Region) -> (usize, f32) {
+        let Some((_, kept)) = self.adversarial.iter().find(|(epsilon, _)| epsilon.0 == region.epsilon) else {
+            return (0, 0.0);
+        };
+        let fooling = kept.iter().enumerate().filter_map(|(place, kept)| Some((place, kept.as_ref()?)));
+        fooling.fold((0, 0.0f32), |(outside, farthest), (place, Perturbed { x, .. })| {
+            let clean = battery.pixels(&[place]);
+            let distance = region.distance(&clean, x);
+            (outside + usize::from(!region.contains(&clean, x, 1e-6)), farthest.max(distance))
+        })
+    }
+
     /// A row for an attack that stands beside the protocol's.
-    pub(super) fn summary(&self, order: &Order, attacked: &Attacked) -> Row {
+    pub(super) fn summary(&self, name: String, order: &Order, attacked: &Attacked) -> Row {
         let mut passes = Cost::default();
         attacked.found.iter().for_each(|(_, found)| passes.add(found.passes));
         let right = self.right().len() - attacked.fallen().len();
         Row {
-            name: order
-                .name
-                .rsplit_once(' ')
-                .filter(|_| order.region.epsilon < 1.0)
-                .map_or(&*order.name, |(name, _)| name)
-                .into(),
+            name,
             norm: order.region.norm,
             epsilon: Pixels(order.region.epsilon),
             attack: Some(order.attack),
@@ -157,6 +184,7 @@ impl Course {
             farthest: attacked.farthest,
             passes,
             seconds: attacked.seconds,
+            withheld: false,
         }
     }
 
@@ -219,7 +247,7 @@ impl Course {
             data_sha256: scene.data_sha256.clone(),
             weights_sha256: scene.weights.clone(),
             clean: Rate::new(right, images),
-            seconds: self.rows.iter().filter(|row| row.attack.is_some()).map(|row| row.seconds).sum(),
+            seconds: scene.seconds.get(),
             attacks: self.rows,
             verdicts: self.verdicts,
             warnings,

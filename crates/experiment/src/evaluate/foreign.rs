@@ -4,7 +4,7 @@ use super::Subject;
 use crate::measure::{Error, Result, hexadecimal};
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
-use gabion_learn::networks::Network;
+use gabion_learn::networks::{Architecture, Network};
 use gabion_spec::Input;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -42,8 +42,14 @@ impl Subject {
         }
         let outputs = ["linear.bias", "linear2.bias", "7.bias"]
             .iter()
-            .find_map(|name| tensors.get(*name).map(|data| data.shape()[0]))
+            .find_map(|name| tensors.get(*name).and_then(|data| data.shape().first().copied()))
             .unwrap_or(0);
+        let architecture = Architecture::recognise(&tensors).map_err(|error| wrong(error.to_string()))?;
+        if let Architecture::Small { widths, features, .. } = architecture
+            && features != widths[1] * 16 * 16
+        {
+            return Err(wrong("it takes images of another size than 32x32".into()));
+        }
         let build = |tensors, device| Network::build(tensors, &device).map_err(|error| wrong(error.to_string()));
         let plain = build(tensors.clone(), device.clone().inner())?;
         let graph = build(tensors, device.clone().autodiff())?;

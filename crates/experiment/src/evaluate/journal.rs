@@ -1,12 +1,13 @@
 //! What an evaluation has done so far, in a folder: one file a chunk of images and attack, written whole or not at all, so
 //! that an evaluation that was killed goes on where it was and ends with the same result.
 
-use crate::measure::{Error, Result};
+use crate::measure::{Error, Result, hexadecimal};
 use gabion_learn::attack::{Found, Passes};
 use gabion_runtime::durable;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -44,8 +45,10 @@ impl Journal {
     pub(super) fn open(folder: Option<&Path>, key: String, about: &serde_json::Value) -> Result<Self> {
         let Some(folder) = folder else { return Ok(Self { folder: None, key }) };
         let file = folder.join(ABOUT);
-        if let Ok(bytes) = std::fs::read(&file) {
-            let theirs: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        // One that is damaged is written anew: chunks have the key themselves.
+        let theirs =
+            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        if let Some(theirs) = theirs {
             if theirs["key"] != json!(key) {
                 return Err(Error::OtherEvaluation { path: folder.to_path_buf() });
             }
@@ -72,6 +75,9 @@ impl Journal {
             return None;
         }
         let tensors = SafeTensors::deserialize(&bytes).ok()?;
+        if metadata.get("sha256")? != &fingerprint(&tensors) {
+            return None;
+        }
         let whole = |name: &str| -> Option<Vec<i64>> {
             Some(bytemuck::pod_collect_to_vec(tensors.tensor(name).ok().filter(|t| t.dtype() == Dtype::I64)?.data()))
         };
@@ -142,7 +148,10 @@ impl Journal {
             ("passes", view(Dtype::I64, vec![rows, 5], bytemuck::cast_slice(&passes))),
             ("x", view(Dtype::F32, vec![kept, x.len() / kept.max(1)], bytemuck::cast_slice(&x))),
         ];
+        let mut hash = Sha256::new();
+        tensors.iter().for_each(|(name, view)| add(&mut hash, name, view));
         let metadata = HashMap::from([
+            ("sha256".to_string(), hexadecimal(&hash.finalize())),
             ("key".to_string(), self.key.clone()),
             ("row".to_string(), row.detail.to_string()),
             ("seconds".to_string(), seconds.to_string()),
@@ -152,6 +161,22 @@ impl Journal {
             .and_then(|whole| durable::write(&file, &whole))
             .map_err(Error::io("write", &file))
     }
+}
+
+fn add(hash: &mut Sha256, name: &str, view: &TensorView<'_>) {
+    hash.update(format!("{name} {:?} {:?}\n", view.dtype(), view.shape()));
+    hash.update(view.data());
+}
+
+/// SHA-256 of the tensors in the order in which [`Journal::write`] has them.
+fn fingerprint(tensors: &SafeTensors<'_>) -> String {
+    let mut hash = Sha256::new();
+    for name in ["image", "fooled_at", "loss", "earlier_loss", "has_values", "passes", "x"] {
+        if let Ok(view) = tensors.tensor(name) {
+            add(&mut hash, name, &view);
+        }
+    }
+    hexadecimal(&hash.finalize())
 }
 
 #[cfg(test)]
@@ -185,6 +210,10 @@ mod tests {
         assert!(matches!(open("b"), Err(Error::OtherEvaluation { .. })));
         let file = journal.file("pgd-20 8/255", 100).unwrap();
         let bytes = std::fs::read(&file).unwrap();
+        let mut flipped = bytes.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, &flipped).unwrap();
+        assert!(read(&journal, &[3, 5, 8]).is_none(), "a flipped bit is believed");
         for length in [0, 10, bytes.len() - 1] {
             std::fs::write(&file, &bytes[..length]).unwrap();
             assert!(read(&journal, &[3, 5, 8]).is_none());

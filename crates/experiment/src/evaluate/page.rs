@@ -2,7 +2,7 @@
 //! on.
 //!
 //! Plain data in, text out. Whatever was not measured has no section. Where a trust report withholds the number of a budget,
-//! the reason stands in its place, and no other part of the page states the accuracy under that protocol.
+//! the reason stands in its place; of that protocol only the curve against iterations stays, called a symptom.
 
 mod crops;
 mod curves;

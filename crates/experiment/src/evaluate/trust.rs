@@ -7,9 +7,9 @@
 use super::battery::{Attacked, Battery, Order};
 use super::course::Course;
 use super::plan::pgd;
-use super::{Progress, twins};
+use super::{Progress, ViewRow, Views, twins};
 use crate::measure::{Rate, Result};
-use gabion_learn::attack::{Classifier, Region};
+use gabion_learn::attack::{Classifier, Found, Pass, Region};
 use gabion_spec::{Attack, Norm, Objective, Pixels, Start};
 use serde::Serialize;
 
@@ -36,6 +36,37 @@ impl Grade {
             Self::Fail
         }
     }
+}
+
+impl Grade {
+    /// Of a share of images that should be none: WARN beyond `warn` percent, FAIL where more than `fail` percent are certain
+    /// (Wilson, 95 %), so that one image of a few does not fail a model.
+    pub(super) fn of_share(count: usize, images: usize, warn: f64, fail: f64) -> Self {
+        let rate = Rate::new(count as u64, images as u64);
+        if 100.0 * rate.low > fail {
+            Self::Fail
+        } else if 100.0 * rate.accuracy > warn {
+            Self::Warn
+        } else {
+            Self::Pass
+        }
+    }
+}
+
+/// Of images that fall only to what sees no gradient.
+pub(super) fn alone(count: usize, images: usize) -> Grade {
+    Grade::of_share(count, images, 0.5, 2.0)
+}
+
+/// Of a median relative error of gradients.
+pub(super) fn wrong(error: f64) -> Grade {
+    Grade::of(error, 0.05, 0.25)
+}
+
+/// Of gradients that are zero or lost at the image: the grade, and the share in percent.
+pub(super) fn missing(found: &[Found]) -> (Grade, f64) {
+    let gone = found.iter().filter(|found| found.passes.zero_gradients + found.passes.saturated > 0).count();
+    (Grade::of_share(gone, found.len(), 1.0, 10.0), 100.0 * gone as f64 / found.len().max(1) as f64)
 }
 
 /// One row of the report.
@@ -76,8 +107,19 @@ pub struct Trust {
     pub sweep: Vec<(Pixels, Rate)>,
 }
 
-/// Budgets of the sweep in levels of 255, up to 0.5; of L2 a multiple of the budget each.
+/// Fewer images than this make no check certain.
+const FEW: usize = 10;
+
+/// Budgets of the sweep in levels of 255, up to 0.5.
 const SWEEP: [f32; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 127.5];
+
+/// What was measured beside AutoAttack, where it was.
+pub(super) struct Beside<'a> {
+    /// Images made for another model.
+    pub(super) transferred: Option<&'a Attacked>,
+    /// The classifier over crops.
+    pub(super) views: Option<&'a Views>,
+}
 
 /// Looks into a finished AutoAttack: the rows of `course` at `region`.
 pub(super) fn examine(
@@ -85,7 +127,7 @@ pub(super) fn examine(
     victim: &dyn Classifier,
     course: &Course,
     region: Region,
-    transferred: Option<&Attacked>,
+    beside: &Beside<'_>,
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Trust> {
     let images = course.verdicts.len();
@@ -95,7 +137,8 @@ pub(super) fn examine(
     examiner.gradients()?;
     let sweep = examiner.strength()?;
     examiner.convergence()?;
-    examiner.masking(transferred)?;
+    examiner.masking(beside.transferred);
+    examiner.draws(beside.views);
     examiner.twins()?;
     let survivors = examiner.survivors().len() as u64;
     let checks = examiner.checks;
@@ -152,7 +195,9 @@ impl Examiner<'_, '_> {
         let places: Vec<usize> = (0..self.images.min(32)).collect();
         let pixels = self.battery.pixels(&places);
         let together = self.battery.logits(self.victim, &pixels, &places)?;
-        let again = self.battery.logits(self.victim, &pixels, &places)?;
+        let names: Vec<u64> = places.iter().map(|&place| self.battery.indices[place] as u64).collect();
+        let again = self.victim.logits(&pixels, Pass { images: &names, draw: 0 });
+        let again: Vec<Vec<f32>> = again.chunks_exact(self.victim.classes()).map(<[f32]>::to_vec).collect();
         let mut alone = Vec::new();
         for (place, x) in places.iter().zip(pixels.chunks_exact(pixels.len() / places.len())) {
             alone.extend(self.battery.logits(self.victim, x, &[*place])?);
@@ -178,7 +223,8 @@ impl Examiner<'_, '_> {
         let sums: Vec<f32> = together.iter().map(|row| row.iter().sum()).collect();
         let probabilities = sums.iter().all(|sum| (sum - 1.0).abs() < 1e-3)
             && together.iter().flatten().all(|logit| (0.0..=1.0).contains(logit));
-        let broken: u64 = self.course.rows.iter().map(|row| row.passes.not_finite).sum();
+        let rows = self.course.rows.iter().filter(|row| row.attack.is_some());
+        let broken: u64 = rows.map(|row| row.passes.not_finite).sum();
         let grade = match (probabilities, broken) {
             (false, 0) => Grade::Pass,
             _ => Grade::Fail,
@@ -203,13 +249,11 @@ impl Examiner<'_, '_> {
             format!("{nothing} of {} images fall to an attack without a budget", right.len()),
             "the attack or the accuracy is computed on other images than it says",
         );
-        let rows = self.course.rows.iter().filter(|row| row.epsilon == Pixels(self.region.epsilon));
-        let farthest = rows.fold(0.0f32, |most, row| most.max(row.farthest));
-        let over = f64::from(farthest) - f64::from(self.region.epsilon);
+        let (outside, farthest) = self.course.outside(self.battery, self.region);
         self.check(
             "perturbations within the budget and the box",
-            Grade::of(over, 1e-6, 1e-6),
-            format!("greatest distance {farthest:.7} of {:.7}", self.region.epsilon),
+            Grade::of(outside as f64, 0.0, 0.0),
+            format!("{outside} outside; greatest distance {farthest:.7} of {:.7}", self.region.epsilon),
             "the attack had more room than it says",
         );
         Ok(())
@@ -218,24 +262,25 @@ impl Examiner<'_, '_> {
     /// Are there gradients, and are they right?
     fn gradients(&mut self) -> Result<()> {
         let right = self.course.right();
-        let mut worst = (0.0, String::new());
+        let mut grade = Grade::Pass;
+        let mut figures = Vec::new();
         for (name, objective) in [("CE", Objective::CrossEntropy), ("DLR", Objective::Dlr)] {
             let attacked = self.attack(Attack::Fgsm { objective }, self.region, &right)?;
-            let gone = attacked.found.iter().filter(|(_, f)| f.passes.zero_gradients + f.passes.saturated > 0).count();
-            let share = 100.0 * gone as f64 / right.len().max(1) as f64;
-            let text = format!("{name} {share:.1} %");
-            worst = (f64::max(worst.0, share), if worst.1.is_empty() { text } else { format!("{}, {text}", worst.1) });
+            let found: Vec<Found> = attacked.found.into_iter().map(|(_, found)| found).collect();
+            let (of, share) = missing(&found);
+            grade = grade.max(of);
+            figures.push(format!("{name} {share:.1} %"));
         }
         self.check(
             "gradients are there",
-            Grade::of(worst.0, 1.0, 10.0),
-            format!("zero or lost in f32 at the image: {}", worst.1),
+            grade,
+            format!("zero or lost in f32 at the image: {}", figures.join(", ")),
             "attacks that follow gradients see nothing: masking",
         );
         let error = twins::difference_error(self.battery, self.victim, &right)?;
         self.check(
             "gradients are those of finite differences",
-            Grade::of(error, 0.05, 0.25),
+            wrong(error),
             format!("median relative error {error:.1e}"),
             "the gradient is of another function: shattered, straight-through or wrong",
         );
@@ -263,25 +308,34 @@ impl Examiner<'_, '_> {
             };
             self.check(
                 check,
-                Grade::of(share, 0.5, 2.0),
+                Grade::of_share(only, self.images, 0.5, 2.0),
                 format!("{only} images ({share:.2} %) fall to {name} and not to PGD-50; {} to PGD-50", iterative.len()),
                 meaning,
             );
         }
-        let scale = match self.region.norm {
-            Norm::Linf => 1.0 / 255.0,
-            Norm::L2 => self.region.epsilon / 8.0,
+        let values = 3 * self.battery.images.height * self.battery.images.width;
+        let budgets: Vec<f32> = match self.region.norm {
+            Norm::Linf => SWEEP.map(|levels| levels / 255.0).to_vec(),
+            // The last is as far as gray can be from an image.
+            Norm::L2 => {
+                let end = 0.5 * (values as f32).sqrt();
+                [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+                    .map(|times| times * self.region.epsilon)
+                    .into_iter()
+                    .filter(|epsilon| *epsilon > 0.0 && *epsilon < end)
+                    .chain([end])
+                    .collect()
+            }
         };
         let mut sweep = vec![(Pixels(0.0), Rate::new(right.len() as u64, self.images as u64))];
-        for levels in SWEEP {
-            let epsilon = levels * scale;
+        for epsilon in budgets {
             let attack = pgd(40, Pixels(epsilon / 4.0), 1, Start::Zero);
             let fallen = self.attack(attack, Region { epsilon, ..self.region }, &right)?.fallen().len();
             sweep.push((Pixels(epsilon), Rate::new((right.len() - fallen) as u64, self.images as u64)));
         }
         let rises = sweep.windows(2).map(|pair| pair[1].1.accuracy - pair[0].1.accuracy).fold(0.0, f64::max);
         let last = sweep.last().expect("there is one");
-        let rest = 100.0 * last.1.accuracy;
+        let (rest, standing) = (100.0 * last.1.accuracy, last.1.right as usize);
         self.check(
             "more budget, less accuracy",
             Grade::of(100.0 * rises, 0.5, 2.0),
@@ -290,7 +344,7 @@ impl Examiner<'_, '_> {
         );
         self.check(
             "a boundless attack always succeeds",
-            Grade::of(rest, 0.5, 2.0),
+            Grade::of_share(standing, self.images, 0.5, 2.0),
             format!("{rest:.2} % stand PGD-40 at {}", last.0),
             "at half of the pixel range an image can be made gray: what stands there hides its gradient",
         );
@@ -302,14 +356,18 @@ impl Examiner<'_, '_> {
         let survivors = self.survivors();
         let apgd =
             |iterations, restarts| Attack::Apgd { objective: Objective::CrossEntropy, iterations, restarts, eot: 1 };
-        let twice = self.attack(apgd(200, 1), self.region, &survivors)?.fallen().len();
-        let restarts = self.attack(apgd(100, 5), self.region, &survivors)?.fallen().len();
-        let share = self.share(twice.max(restarts));
+        let twice = self.attack(apgd(200, 1), self.region, &survivors)?.fallen();
+        // Of another seed: the first restart is not to be the one that AutoAttack made.
+        let order = Order { seed: 1, ..Order::new(apgd(100, 5), self.region) };
+        let restarts = self.battery.attack(self.victim, &order, &survivors, self.observer)?.fallen();
+        let either = twice.iter().chain(restarts.iter().filter(|place| !twice.contains(place))).count();
         self.check(
             "more iterations and restarts change nothing",
-            Grade::of(share, 0.5, 2.0),
+            Grade::of_share(either, self.images, 0.5, 2.0),
             format!(
-                "of what stands AutoAttack, {twice} images fall to twice the iterations, {restarts} to five restarts"
+                "of what stands AutoAttack, {} images fall to twice the iterations, {} to five restarts",
+                twice.len(),
+                restarts.len()
             ),
             "the attack was stopped before its end",
         );
@@ -330,14 +388,14 @@ impl Examiner<'_, '_> {
     }
 
     /// Does something fall only to attacks that see no gradient?
-    fn masking(&mut self, transferred: Option<&Attacked>) -> Result<()> {
+    fn masking(&mut self, transferred: Option<&Attacked>) {
         let of_square = self
             .row("square")
             .map_or(0, |row| self.course.verdicts.iter().filter(|verdict| verdict.fooled_at[row].is_some()).count());
         let share = self.share(of_square);
         self.check(
             "nothing falls to queries alone",
-            Grade::of(share, 0.5, 2.0),
+            alone(of_square, self.images),
             format!("{of_square} images ({share:.2} %) stand APGD and FAB and fall to Square"),
             "an attack without gradients does better: masking",
         );
@@ -347,36 +405,56 @@ impl Examiner<'_, '_> {
             let share = self.share(only);
             self.check(
                 "nothing falls to transfer alone",
-                Grade::of(share, 0.5, 2.0),
+                alone(only, self.images),
                 format!("{only} images ({share:.2} %) stand AutoAttack and fall to images made for another model"),
                 "another model's gradients lead further than its own: masking",
             );
         }
-        Ok(())
+    }
+
+    /// Do more draws change what an attack through them finds?
+    fn draws(&mut self, views: Option<&Views>) {
+        let here = |row: &&ViewRow| row.epsilon == Pixels(self.region.epsilon) && row.norm == self.region.norm;
+        let Some(views) = views else { return };
+        let rows: Vec<&ViewRow> = views.rows.iter().filter(here).filter(|row| row.eot.is_some()).collect();
+        let (Some(last), Some(before)) = (rows.last(), rows.len().checked_sub(2).map(|at| rows[at])) else { return };
+        let fewer = before.rate.right.saturating_sub(last.rate.right) as usize;
+        let figures: Vec<String> =
+            rows.iter().map(|row| format!("EOT-{} {:.1} %", row.eot.unwrap_or(0), 100.0 * row.rate.accuracy)).collect();
+        self.check(
+            "over crops, more draws change nothing",
+            Grade::of_share(fewer, views.images as usize, 2.0, 5.0),
+            figures.join(", "),
+            "the attack on the classifier over crops has not averaged enough draws",
+        );
     }
 
     /// Do the checks see what is known to be broken?
     fn twins(&mut self) -> Result<()> {
         let right = self.course.right();
-        let twins::Seen { hidden, undefended } =
-            twins::look(self.battery, self.victim, self.region, &right, self.observer)?;
+        let twins::Seen { hidden_images, hidden, undefended: [can, do_fall] } =
+            twins::look(self.battery, self.victim, self.region, &right)?;
+        let grade = match hidden {
+            // With so few images nothing is certain.
+            _ if hidden_images < FEW => Grade::Warn,
+            [(_, Grade::Fail), (_, Grade::Fail), _] => Grade::Pass,
+            _ => Grade::Fail,
+        };
+        let figures = hidden.iter().map(|(what, grade)| format!("{what}: {grade:?}").to_lowercase());
         self.check(
             "a twin with hidden gradients is found out",
-            if hidden.iter().any(|found| found.1) { Grade::Pass } else { Grade::Fail },
-            hidden
-                .iter()
-                .map(|(what, found)| format!("{what}: {}", if *found { "flagged" } else { "not flagged" }))
-                .collect::<Vec<_>>()
-                .join("; "),
-            "this model with its input rounded to 8 levels has no gradients; checks that do not see it see nothing",
+            grade,
+            format!("{hidden_images} images; {}", figures.collect::<Vec<_>>().join(", ")),
+            "this model with its input rounded to 8 levels has no gradients: checks that do not see it see nothing",
         );
+        let grade = match can {
+            0 => Grade::Warn,
+            _ => Grade::of_share(can - do_fall, can, 2.0, 10.0),
+        };
         self.check(
-            "an undefended twin falls",
-            Grade::of(100.0 * undefended.accuracy, 5.0, 20.0),
-            format!(
-                "softmax regression on these pixels keeps {} of {} images under APGD",
-                undefended.right, undefended.images
-            ),
+            "an undefended twin falls as far as it can",
+            grade,
+            format!("of softmax regression on pixels {can} images can fall, by the exact answer, and {do_fall} do"),
             "an attack that does not break a linear model breaks nothing",
         );
         Ok(())

@@ -1,11 +1,11 @@
 //! Twins of a model that are known to be broken, and the one check that needs neither: gradients against differences.
 
-use super::Progress;
-use super::battery::{Battery, Order};
+use super::battery::Battery;
 use super::disguises::{Pixelwise, Quantised};
-use crate::measure::{Rate, Result};
-use gabion_learn::attack::{self, Campaign, Classifier, Image, Pass, Region};
-use gabion_spec::{Attack, Objective};
+use super::trust::{self, Grade};
+use crate::measure::Result;
+use gabion_learn::attack::{self, Campaign, Classifier, Found, Image, Pass, Region};
+use gabion_spec::{Attack, Norm, Objective};
 
 /// Images that twins are looked at with.
 const IMAGES: usize = 64;
@@ -15,69 +15,100 @@ const DIFFERENCE: f32 = 1e-3;
 
 /// What was seen of the twins.
 pub(super) struct Seen {
-    /// What looked at the twin with hidden gradients, and whether it found it out.
-    pub(super) hidden: Vec<(&'static str, bool)>,
-    /// Of the undefended twin, under APGD.
-    pub(super) undefended: Rate,
+    /// Images that the twin with hidden gradients gets right: those that it was looked at with.
+    pub(super) hidden_images: usize,
+    /// What looked at it, and how it grades it.
+    pub(super) hidden: [(&'static str, Grade); 3],
+    /// Images of the undefended twin that can fall, by the exact answer for a linear model, and those that do.
+    pub(super) undefended: [usize; 2],
 }
 
 /// Looks at both twins.
-pub(super) fn look(
-    battery: &Battery<'_>,
-    victim: &dyn Classifier,
-    region: Region,
-    right: &[usize],
-    observer: &mut dyn FnMut(Progress),
-) -> Result<Seen> {
+pub(super) fn look(battery: &Battery<'_>, victim: &dyn Classifier, region: Region, right: &[usize]) -> Result<Seen> {
+    let few = Few::new(battery, &right[..right.len().min(IMAGES)], region);
     let quantised = Quantised { victim, levels: 8.0 };
-    let few = &right[..right.len().min(IMAGES)];
-    let x = battery.pixels(few);
-    let length = x.len() / few.len().max(1);
-    let names: Vec<u64> = few.iter().map(|&place| battery.indices[place] as u64).collect();
-    let of = |twin: &dyn Classifier, attack: &Attack, rows: &[usize]| {
-        let images: Vec<Image<'_>> = rows
-            .iter()
-            .map(|&row| Image { name: names[row], label: battery.label(few[row]), x: &x[row * length..][..length] })
-            .collect();
-        let size = [battery.images.height, battery.images.width];
-        attack::run(attack, Campaign { victim: twin, region, size, seed: battery.seed }, &images)
-    };
     // Rounding moves some images over the boundary by itself; the rest is attacked.
-    let logits = quantised.logits(&x, Pass { images: &names, draw: 0 });
-    let standing: Vec<usize> = logits
-        .chunks_exact(victim.classes())
-        .enumerate()
-        .filter(|(row, logits)| attack::first_of_greatest(logits) == battery.label(few[*row]))
-        .map(|(row, _)| row)
-        .collect();
-    let flat = of(&quantised, &Attack::Fgsm { objective: Objective::CrossEntropy }, &standing);
-    let gone = flat.iter().filter(|found| found.passes.zero_gradients > 0).count();
+    let standing = few.right(&quantised);
+    let hidden_images = standing.len();
+    let flat = few.attacked(&quantised, &Attack::Fgsm { objective: Objective::CrossEntropy }, &standing);
     let short = Attack::Apgd { objective: Objective::CrossEntropy, iterations: 10, restarts: 1, eot: 1 };
-    let fell = of(&quantised, &short, &standing);
+    let fell = few.attacked(&quantised, &short, &standing);
     let left: Vec<usize> =
         standing.iter().zip(&fell).filter(|(_, found)| !found.fooled()).map(|(row, _)| *row).collect();
-    let searched = of(&quantised, &Attack::Square { queries: 300 }, &left);
+    let searched = few.attacked(&quantised, &Attack::Square { queries: 300 }, &left);
     let only = searched.iter().filter(|found| found.fooled()).count();
-    let share = |count: usize, of: usize| 100.0 * count as f64 / of.max(1) as f64;
-    let error = difference_error(battery, &quantised, few)?;
-    let hidden = vec![
-        ("no gradients", share(gone, standing.len()) > 10.0),
-        ("wrong gradients", error > 0.25),
-        ("falls to Square alone", share(only, standing.len()) > 2.0),
+    let error = difference_error(battery, &quantised, few.places)?;
+    let hidden = [
+        ("no gradients", trust::missing(&flat).0),
+        ("wrong gradients", trust::wrong(error)),
+        ("falls to queries alone", trust::alone(only, standing.len())),
     ];
 
+    // The exact answer is for L-infinity; the attacks are the same ones.
+    let region = match region.norm {
+        Norm::Linf => region,
+        Norm::L2 => Region::linf(8.0 / 255.0),
+    };
     let places: Vec<usize> = (0..battery.indices.len().min(1000)).collect();
     let labels: Vec<usize> = places.iter().map(|&place| battery.label(place)).collect();
     let twin = Pixelwise::trained(&battery.pixels(&places), &labels, victim.classes());
-    let logits = battery.logits(&twin, &battery.pixels(&places), &places)?;
-    let mut standing: Vec<usize> =
-        places.into_iter().filter(|&place| attack::first_of_greatest(&logits[place]) == labels[place]).collect();
+    let all = Few::new(battery, &places, region);
+    let mut standing = all.right(&twin);
     standing.truncate(IMAGES);
-    let attack = Attack::Apgd { objective: Objective::CrossEntropy, iterations: 20, restarts: 1, eot: 1 };
-    let order = Order { name: format!("undefended {}", Order::new(attack, region).name), attack, region };
-    let attacked = battery.attack(&twin, &order, &standing, observer)?;
-    let stand = standing.len() - attacked.fallen().len();
-    Ok(Seen { hidden, undefended: Rate::new(stand as u64, standing.len() as u64) })
+    let can: Vec<usize> = standing
+        .into_iter()
+        .filter(|&row| twin.worst_margin(&all.x[row * all.length..][..all.length], labels[row], region.epsilon) < -1e-4)
+        .collect();
+    let attacks = [
+        Attack::Apgd { objective: Objective::CrossEntropy, iterations: 20, restarts: 1, eot: 1 },
+        Attack::FabTargeted { targets: 9, iterations: 20 },
+    ];
+    let mut stand = can.clone();
+    for attack in &attacks {
+        let found = all.attacked(&twin, attack, &stand);
+        stand = stand.iter().zip(&found).filter(|(_, found)| !found.fooled()).map(|(row, _)| *row).collect();
+    }
+    let undefended = [can.len(), can.len() - stand.len()];
+    Ok(Seen { hidden_images, hidden, undefended })
+}
+
+/// Some images of an evaluation, on the host.
+struct Few<'a> {
+    battery: &'a Battery<'a>,
+    places: &'a [usize],
+    region: Region,
+    x: Vec<f32>,
+    length: usize,
+    names: Vec<u64>,
+}
+
+impl<'a> Few<'a> {
+    fn new(battery: &'a Battery<'a>, places: &'a [usize], region: Region) -> Self {
+        let x = battery.pixels(places);
+        let names = places.iter().map(|&place| battery.indices[place] as u64).collect();
+        Self { battery, places, region, length: x.len() / places.len().max(1), x, names }
+    }
+
+    /// Rows that a twin gets right.
+    fn right(&self, twin: &dyn Classifier) -> Vec<usize> {
+        let logits = twin.logits(&self.x, Pass { images: &self.names, draw: 0 });
+        let rows = logits.chunks_exact(twin.classes()).enumerate();
+        rows.filter(|(row, logits)| attack::first_of_greatest(logits) == self.battery.label(self.places[*row]))
+            .map(|(row, _)| row)
+            .collect()
+    }
+
+    fn attacked(&self, twin: &dyn Classifier, attack: &Attack, rows: &[usize]) -> Vec<Found> {
+        let image = |&row: &usize| Image {
+            name: self.names[row],
+            label: self.battery.label(self.places[row]),
+            x: &self.x[row * self.length..][..self.length],
+        };
+        let images: Vec<Image<'_>> = rows.iter().map(image).collect();
+        let size = [self.battery.images.height, self.battery.images.width];
+        let campaign = Campaign { victim: twin, region: self.region, size, seed: self.battery.seed };
+        attack::run(attack, campaign, &images)
+    }
 }
 
 /// The median relative error of the margin's gradient along its own sign, against a central difference in f32.

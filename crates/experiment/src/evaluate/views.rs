@@ -8,7 +8,7 @@ use super::{Cost, Progress};
 use crate::measure::{Error, Rate, Result};
 use gabion_learn::attack::{self, Campaign, Classifier, FRESH, Found, Image, Pass, Region, first_of_greatest};
 use gabion_runtime::Pipeline;
-use gabion_spec::{Attack, Objective, Pixels, Start};
+use gabion_spec::{Attack, Norm, Objective, Pixels, Start};
 use serde::Serialize;
 use std::cell::RefCell;
 
@@ -33,6 +33,8 @@ pub struct Views {
 pub struct ViewRow {
     /// `pgd-20 on drawn crops`, or `pgd-20 on the image, eot-5`.
     pub name: String,
+    /// How the budget is measured.
+    pub norm: Norm,
     /// Budget.
     pub epsilon: Pixels,
     /// Draws of a gradient; none where every crop is perturbed by itself.
@@ -45,13 +47,23 @@ pub struct ViewRow {
     pub seconds: f64,
 }
 
+impl ViewRow {
+    /// Name and budget; the norm where it is not L-infinity.
+    pub fn what(&self) -> String {
+        match self.norm {
+            Norm::Linf => format!("{} {}", self.name, self.epsilon),
+            Norm::L2 => format!("{} L2 {}", self.name, self.epsilon),
+        }
+    }
+}
+
 /// Measures the head on the mean feature of `views` crops: clean, attacked crop by crop as the reference does, and attacked
 /// as an image through fresh crops, with gradients over 1, 5 and 20 draws.
 pub(super) fn measure(
     battery: &Battery<'_>,
     subject: &Subject,
     views: u32,
-    epsilons: &[Pixels],
+    (norm, epsilons): (Norm, &[Pixels]),
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Views> {
     let parts = subject.parts.as_ref().ok_or_else(|| Error::NoViews { name: subject.name.clone() })?;
@@ -69,42 +81,56 @@ pub(super) fn measure(
     let (crops, drawn) = (Crops(over()), DrawnCrops(over()));
     let images = battery.indices.len();
     let what = format!("clean, {views} views");
-    let logits = battery.clean(&crops, &mut |done, right| {
+    let clean = battery.clean(&crops, &mut |done, right| {
         observer(Progress { what: what.clone(), done, total: images, right, images });
-    })?;
+    });
+    // A pass that failed has no numbers: say why, and not that they are none.
+    failure(&crops)?;
+    let logits = clean?;
     let right: Vec<usize> =
         (0..images).filter(|&place| first_of_greatest(&logits[place]) == battery.label(place)).collect();
+    let extra = format!("{views} views of {:?}", parts.augment);
     let mut rows = Vec::new();
     let mut row = |name: String, epsilon: Pixels, eot: Option<u32>, attacked: Attacked| {
         let mut passes = Cost::default();
         attacked.found.iter().for_each(|(_, found)| passes.add(found.passes));
         let rate = Rate::new((right.len() - attacked.fallen().len()) as u64, images as u64);
-        rows.push(ViewRow { name, epsilon, eot, rate, passes, seconds: attacked.seconds });
+        rows.push(ViewRow { name, norm, epsilon, eot, rate, passes, seconds: attacked.seconds });
     };
     for &epsilon in epsilons {
-        let region = Region::linf(epsilon.0);
+        let region = Region { norm, epsilon: epsilon.0 };
         let step = Pixels(epsilon.0 / 8.0);
         let attack = pgd(20, step, 1, Start::Zero);
-        let order = Order { name: format!("{views} drawn crops, {} {epsilon}", attack.name()), attack, region };
+        let order = Order {
+            extra: extra.clone(),
+            ..Order::named(format!("{views} drawn crops, {} {epsilon}", attack.name()), attack, region)
+        };
         let attacked =
-            battery.assault(&order, &right, observer, &mut |images| per_crop(&drawn, &attack, region, images))?;
+            battery.assault(&order, &right, observer, &mut |images| Ok(per_crop(&drawn, &attack, region, images)))?;
         row(format!("{} on drawn crops", attack.name()), epsilon, None, attacked);
         for eot in EOT {
             let objective = Objective::CrossEntropy;
             let attack =
                 Attack::Pgd { objective, steps: 20, step, restarts: 1, start: Start::Zero, momentum: 0.0, eot };
-            let order = Order { name: format!("{views} views, {} {epsilon}", attack.name()), attack, region };
+            let order = Order {
+                extra: extra.clone(),
+                ..Order::named(format!("{views} views, {} {epsilon}", attack.name()), attack, region)
+            };
             let size = [battery.images.height, battery.images.width];
             let campaign = Campaign { victim: &crops, region, size, seed: battery.seed };
-            let attacked =
-                battery.assault(&order, &right, observer, &mut |images| attack::run(&attack, campaign, images))?;
-            if let Some(why) = crops.0.failed.borrow_mut().take() {
-                return Err(Error::Views { why });
-            }
+            let attacked = battery.assault(&order, &right, observer, &mut |images| {
+                let found = attack::run(&attack, campaign, images);
+                failure(&crops).map(|()| found)
+            })?;
             row(format!("pgd-20 on the image, eot-{eot}"), epsilon, Some(eot), attacked);
         }
     }
     Ok(Views { views, images: images as u64, clean: Rate::new(right.len() as u64, images as u64), rows })
+}
+
+/// What made a pass fail, whose numbers must not be kept.
+fn failure(crops: &Crops<'_>) -> Result<()> {
+    crops.0.failed.borrow_mut().take().map_or(Ok(()), |why| Err(Error::Views { why }))
 }
 
 /// Perturbs each crop of the deployed draw by itself. What it finds are crops and no image: the image stays as it was.

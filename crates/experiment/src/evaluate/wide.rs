@@ -30,7 +30,7 @@ pub(super) fn patch(
     let attack =
         Attack::Pgd { objective, steps: STEPS, step, restarts: 1, start: Start::Random, momentum: 0.9, eot: 1 };
     let whole = Region::linf(1.0);
-    let order = Order { name: format!("patch {side}x{side}"), attack, region: whole };
+    let order = Order::named(format!("patch {side}x{side}"), attack, whole);
     let attacked = battery.assault(&order, standing, observer, &mut |images| {
         let mut all: Vec<_> = images.iter().map(|image| attack::Found { x: image.x.to_vec(), ..nothing() }).collect();
         for place in 0..PLACES {
@@ -53,7 +53,7 @@ pub(super) fn patch(
                 all[row] = attack::Found { x, passes, ..found };
             }
         }
-        all
+        Ok(all)
     })?;
     Ok((order, attacked))
 }
@@ -69,7 +69,7 @@ pub(super) fn transfer(
 ) -> Result<(Order, Attacked)> {
     let attack = Attack::Apgd { objective: Objective::CrossEntropy, iterations: 50, restarts: 1, eot: 1 };
     let name = format!("transfer from {} {}", source.name, Pixels(region.epsilon));
-    let order = Order { name, attack, region };
+    let order = Order { extra: source.weights.clone(), ..Order::named(name, attack, region) };
     let theirs = source.victim();
     let size = [battery.images.height, battery.images.width];
     let attacked = battery.assault(&order, standing, observer, &mut |images| {
@@ -82,7 +82,7 @@ pub(super) fn transfer(
             let last = found.passes.gradients;
             found.fooled_at = (first_of_greatest(logits) != image.label).then_some(last);
         }
-        found
+        Ok(found)
     })?;
     Ok((order, attacked))
 }

@@ -149,7 +149,8 @@ impl Target<'_> {
                     // No loss of what is not finite: its derivative stays 0.
                     if logits.iter().all(|logit| logit.is_finite()) {
                         losses[row] = loss(goal(&flight.own), logits, flight.image.label, &mut wide);
-                        flight.found.passes.saturated += u32::from(narrow(&wide, out));
+                        // Draws are averaged: none of them may be scaled by itself.
+                        flight.found.passes.saturated += u32::from(narrow(&wide, out, self.eot == 1));
                     } else {
                         losses[row] = f64::INFINITY;
                     }
@@ -198,21 +199,28 @@ impl Target<'_> {
         let classes = self.victim.classes();
         let (names, x) = iterates(flights);
         let mut sum = vec![0.0; flights.len() * classes];
+        let mut losses = vec![0.0f64; flights.len()];
+        let mut unused = vec![0.0; classes];
         for draw in 0..self.eot {
             let pass = Pass { images: &names, draw: u64::from(step) * u64::from(self.eot) + u64::from(draw) };
             let logits = self.victim.logits(&x, pass);
+            for ((row, loss_sum), flight) in logits.chunks_exact(classes).zip(&mut losses).zip(&*flights) {
+                let finite = row.iter().all(|logit| logit.is_finite());
+                *loss_sum += if finite {
+                    loss(goal(&flight.own), row, flight.image.label, &mut unused) / f64::from(self.eot)
+                } else {
+                    f64::INFINITY
+                };
+            }
             sum.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
         }
-        let mut unused = vec![0.0; classes];
         for (row, flight) in flights.iter_mut().enumerate() {
             let logits = &sum[row * classes..][..classes];
             let finite = logits.iter().all(|logit| logit.is_finite());
             flight.found.passes.forwards += self.eot;
             flight.found.passes.not_finite += u32::from(!finite);
-            let value =
-                if finite { loss(goal(&flight.own), logits, flight.image.label, &mut unused) } else { f64::INFINITY };
             let fooled = self.fooled(logits, flight.image.label);
-            each(flight, Row { loss: value, fooled, gradient: &[] });
+            each(flight, Row { loss: losses[row], fooled, gradient: &[] });
         }
     }
 }

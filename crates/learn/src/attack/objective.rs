@@ -114,11 +114,11 @@ pub(super) fn by_rank(logits: &[f32]) -> Vec<usize> {
 /// direction.
 const SATURATED: f64 = 1e-12;
 
-/// Derivatives as f32 for the way back; whether they had to be scaled up.
-pub(super) fn narrow(weights: &[f64], out: &mut [f32]) -> bool {
+/// Derivatives as f32 for the way back; whether they are too small for it, and scaled up where `scale_up` says so.
+pub(super) fn narrow(weights: &[f64], out: &mut [f32], scale_up: bool) -> bool {
     let most = weights.iter().fold(0.0f64, |most, weight| most.max(weight.abs()));
     let saturated = most > 0.0 && most < SATURATED;
-    let scale = if saturated { 1.0 / most } else { 1.0 };
+    let scale = if saturated && scale_up { 1.0 / most } else { 1.0 };
     out.iter_mut().zip(weights).for_each(|(out, weight)| *out = (weight * scale) as f32);
     saturated
 }
@@ -187,7 +187,7 @@ mod tests {
         let value = loss(Goal::Untargeted(CrossEntropy), &z, 1, &mut weights);
         assert!(value > 0.0 && value < 1e-80);
         let mut narrowed = [0.0; 3];
-        assert!(narrow(&weights, &mut narrowed));
+        assert!(narrow(&weights, &mut narrowed, true));
         assert!(narrowed[1] < -0.9 && narrowed[2] > 0.9);
     }
 }

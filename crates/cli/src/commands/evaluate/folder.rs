@@ -20,7 +20,7 @@ pub(super) struct About<'a> {
 }
 
 /// The folder that was named; for a long protocol one below `evaluations` that says what it is of.
-pub(super) fn of(arguments: &Arguments, subject: &Subject, recipe: &Evaluate) -> Option<PathBuf> {
+pub(super) fn of(arguments: &Arguments, subject: &Subject, data: &Data, recipe: &Evaluate) -> Option<PathBuf> {
     if arguments.out.is_some() || !arguments.protocol.is_long() {
         return arguments.out.clone();
     }
@@ -28,7 +28,10 @@ pub(super) fn of(arguments: &Arguments, subject: &Subject, recipe: &Evaluate) ->
     let norm = if recipe.norm == Norm::L2 { "-l2" } else { "" };
     let weights = &subject.weights[..subject.weights.len().min(8)];
     let name: String = subject.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Some(Path::new("evaluations").join(format!("{name}-{weights}-{images}-seed{}{norm}", recipe.seed)))
+    let protocol = serde_json::to_value(recipe.protocol).unwrap_or_default();
+    let protocol = protocol.as_str().unwrap_or("evaluation");
+    let folder = format!("{name}-{weights}-{}-{protocol}-{images}-seed{}{norm}", data.kind.name(), recipe.seed);
+    Some(Path::new("evaluations").join(folder))
 }
 
 /// Writes `result.json`, `images.csv`, `adversarial.safetensors` and `report.html`.

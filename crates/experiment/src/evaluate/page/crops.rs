@@ -107,6 +107,7 @@ mod tests {
         let eot = [None, Some(1), Some(5), Some(20)];
         let row = |(eot, right)| ViewRow {
             name: String::new(),
+            norm: gabion_spec::Norm::Linf,
             epsilon: Pixels::of_255(8.0),
             eot,
             rate: Rate::new(right, 1000),

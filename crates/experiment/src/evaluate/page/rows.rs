@@ -33,7 +33,7 @@ fn same_budget(a: &Row, b: &Row) -> bool {
 fn measured(kind: &str, row: &Row, hide: bool) -> Value {
     let each = |passes: u64| passes as f64 / row.attacked.max(1) as f64;
     // A patch may be painted at will.
-    let budget = if row.epsilon.0 >= 1.0 { "any colour".to_string() } else { budget(row.norm, row.epsilon) };
+    let budget = if row.name.starts_with("patch ") { "any colour".to_string() } else { budget(row.norm, row.epsilon) };
     context! {
         kind,
         attack => called(row),

@@ -146,6 +146,7 @@ impl Made {
             name,
             norm: Norm::Linf,
             epsilon,
+            withheld: false,
             attack,
             cascade,
             rate,
@@ -268,7 +269,15 @@ fn views() -> Views {
         for (eot, right) in [None, Some(1), Some(5), Some(20)].into_iter().zip(rights) {
             let name = eot.map_or("pgd-20 on drawn crops".into(), |eot| format!("pgd-20 on the image, eot-{eot}"));
             let epsilon = Pixels::of_255(levels);
-            rows.push(ViewRow { name, epsilon, eot, rate: rate(right), passes: Cost::default(), seconds: 60.0 });
+            rows.push(ViewRow {
+                name,
+                norm: Norm::Linf,
+                epsilon,
+                eot,
+                rate: rate(right),
+                passes: Cost::default(),
+                seconds: 60.0,
+            });
         }
     }
     Views { views: 16, images: IMAGES as u64, clean: rate(846), rows }
