@@ -17,6 +17,12 @@ pub mod sheet;
 mod toy;
 pub mod views;
 
+/// Runs work on a thread of the pool that kernels share their work out on. Whoever calls kernel after kernel from outside
+/// falls asleep and is woken for each of them. Not for work that waits for other threads which need the pool.
+pub fn in_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
+}
+
 /// The commit that this was built from, or `unknown`.
 pub const COMMIT: &str = env!("GABION_COMMIT");
 

@@ -66,6 +66,10 @@ enum AttackArgument {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    gabion_experiment::in_pool(|| measure(arguments, output))
+}
+
+fn measure(arguments: &Arguments, output: &Output) -> Done {
     ensure_place(&arguments.out)?;
     let (device, offered) = arguments.device.choose(output)?;
     let (subject, _) = subject(&arguments.model, &device)?;

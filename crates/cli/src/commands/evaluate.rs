@@ -140,6 +140,10 @@ pub fn subject(path: &Path, device: &Device) -> Result<(Subject, Option<Manifest
 }
 
 pub fn run(arguments: Arguments, output: &Output) -> Done {
+    gabion_experiment::in_pool(|| measure(&arguments, output))
+}
+
+fn measure(arguments: &Arguments, output: &Output) -> Done {
     for file in [&arguments.per_image, &arguments.save_adversarial].into_iter().flatten() {
         ensure_file(file)?;
     }
@@ -153,8 +157,8 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
         None => None,
     };
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
-    let recipe = recipe(&arguments);
-    let folder = folder::of(&arguments, &subject, &data, &recipe);
+    let recipe = recipe(arguments);
+    let folder = folder::of(arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {
         output.note(format!("folder: {} (run the same command to go on)", folder.display()));
     }

@@ -146,8 +146,9 @@ impl Battery<'_> {
             images: self.indices.len(),
         };
         observer(told(0, 0));
-        for places in standing.chunk_by(|a, b| a / self.batch == b / self.batch) {
-            let start = places[0] / self.batch * self.batch;
+        // By those that stand, so that passes stay as large as they may be however many have fallen.
+        for (number, places) in standing.chunks(self.batch).enumerate() {
+            let start = number * self.batch;
             let names: Vec<u64> = places.iter().map(|&place| self.indices[place] as u64).collect();
             let x = self.pixels(places);
             let rows = places.iter().zip(&names).zip(x.chunks_exact(self.length()));
