@@ -235,13 +235,7 @@ impl Evaluation {
 
     /// The measured numbers as claims of a bundle's manifest: `clean`, `pgd-20 8/255` and so on.
     pub fn claims(&self, data: &str, command: &str) -> Vec<Claim> {
-        let claim = |what: String, Rate { right, images, .. }: Rate| Claim {
-            what,
-            data: data.into(),
-            images,
-            right,
-            command: command.into(),
-        };
+        let claim = |what: String, rate: Rate| rate.claim(what, data, command);
         let attacks = self.headlines().filter(|row| !row.withheld).map(|row| claim(row.what(), row.rate));
         std::iter::once(claim("clean".into(), self.clean)).chain(attacks).collect()
     }

@@ -209,6 +209,12 @@ impl Rate {
         let accuracy = if images == 0 { 0.0 } else { right as f64 / images as f64 };
         Self { right, images, accuracy, low, high }
     }
+
+    /// The share as a claim of a manifest.
+    pub(crate) fn claim(self, what: String, data: &str, command: &str) -> spec::Claim {
+        let Self { right, images, .. } = self;
+        spec::Claim { what, data: data.into(), images, right, command: command.into() }
+    }
 }
 
 /// The 95 % score interval of a share (Wilson 1927): where the true share lies, sampling error alone considered.

@@ -115,13 +115,7 @@ pub fn assess(
 impl Assessment {
     /// What was measured, as claims of a bundle's manifest.
     pub fn claims(&self, data: &str, command: &str) -> Vec<Claim> {
-        let claim = |what: String, Rate { right, images, .. }: Rate| Claim {
-            what,
-            data: data.into(),
-            images,
-            right,
-            command: command.into(),
-        };
+        let claim = |what: String, rate: Rate| rate.claim(what, data, command);
         let mut claims = self.evaluation.claims(data, command);
         claims.extend(self.wide.iter().map(|row| claim(row.what(), row.rate)));
         if let Some(corruptions) = &self.corruptions {

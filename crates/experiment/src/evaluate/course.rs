@@ -4,7 +4,7 @@ use super::battery::{Attacked, Battery, Order};
 use super::{CLEAN, Cost, Evaluation, Keep, Options, Progress, Row, Scene, Stage, Verdict};
 use crate::measure::{Rate, Result};
 use gabion_learn::attack::{Classifier, Found, Region, first_of_greatest};
-use gabion_spec::{self as spec, Attack, Pixels};
+use gabion_spec::{self as spec, Pixels};
 
 /// The verdicts as attack after attack comes in.
 pub(super) struct Course {
@@ -63,7 +63,7 @@ impl Course {
         for attack in &stage.attacks {
             let order = Order::new(*attack, region);
             let attacked = battery.attack(victim, &order, &standing, observer)?;
-            let fallen = self.row(attack.name(), Some(*attack), stage.name, region, &standing, attacked);
+            let fallen = self.row(&order, stage.name, &standing, attacked);
             standing.retain(|place| !fallen.contains(place));
         }
         if let Some(name) = stage.name {
@@ -98,23 +98,21 @@ impl Course {
     /// Writes down what came of an attack; returns the places that fell.
     fn row(
         &mut self,
-        name: String,
-        attack: Option<Attack>,
+        order: &Order,
         cascade: Option<&'static str>,
-        region: Region,
         standing: &[usize],
         attacked: Attacked,
     ) -> Vec<usize> {
-        let epsilon = Pixels(region.epsilon);
+        let row = Row { cascade, ..self.summary(order.attack.name(), order, &attacked) };
+        let epsilon = row.epsilon;
         if !self.adversarial.iter().any(|(budget, _)| *budget == epsilon) {
             self.adversarial.push((epsilon, vec![None; self.verdicts.len()]));
         }
         let kept = self.adversarial.iter_mut().find(|(budget, _)| *budget == epsilon).expect("pushed above");
-        let (mut passes, mut fallen) = (Cost::default(), Vec::new());
+        let mut fallen = Vec::new();
         let mut fooled_at = vec![None; self.verdicts.len()];
         let mut losses = vec![None; self.verdicts.len()];
-        for (place, Found { x, fooled_at: at, passes: cost, loss, earlier_loss }) in attacked.found {
-            passes.add(cost);
+        for (place, Found { x, fooled_at: at, loss, earlier_loss, .. }) in attacked.found {
             losses[place] = Some([loss, earlier_loss]);
             if at.is_some() {
                 fooled_at[place] = at;
@@ -128,24 +126,8 @@ impl Course {
             verdict.robust.push(standing.binary_search(&place).is_ok() && at.is_none());
             verdict.fooled_at.push(at);
         }
-        let (right, images) = ((standing.len() - fallen.len()) as u64, self.verdicts.len() as u64);
-        let rate = Rate::new(right, images);
-        let (norm, farthest, seconds) = (region.norm, attacked.farthest, attacked.seconds);
-        let attacked = standing.len() as u64;
         self.losses.push(losses);
-        self.rows.push(Row {
-            name,
-            norm,
-            epsilon,
-            attack,
-            cascade,
-            rate,
-            attacked,
-            farthest,
-            passes,
-            seconds,
-            withheld: false,
-        });
+        self.rows.push(row);
         fallen
     }
 
@@ -168,11 +150,11 @@ impl Course {
         })
     }
 
-    /// A row for an attack that stands beside the protocol's.
+    /// A row for an attack; what it did not attack does not stand.
     pub(super) fn summary(&self, name: String, order: &Order, attacked: &Attacked) -> Row {
         let mut passes = Cost::default();
         attacked.found.iter().for_each(|(_, found)| passes.add(found.passes));
-        let right = self.right().len() - attacked.fallen().len();
+        let right = attacked.found.len() - attacked.fallen().len();
         Row {
             name,
             norm: order.region.norm,
