@@ -108,6 +108,27 @@ impl Frozen {
         Value(self.layers.len())
     }
 
+    /// Memory of the packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        let packed = |layer: &Layer| match &layer.work {
+            Work::Conv(conv) => conv.forward.weights() + conv.backward.weights(),
+            Work::MaxPool { .. } | Work::AveragePool => 0,
+        };
+        self.layers.iter().map(packed).sum::<usize>() * size_of::<f32>()
+    }
+
+    /// Memory of activations while so many images go forward: those of the images that threads are busy with.
+    pub fn working_bytes(&self, images: usize) -> usize {
+        let threads = rayon::current_num_threads();
+        let busy = images.min(threads * pass::group(images));
+        let planes = |layer: &Layer| match &layer.work {
+            Work::Conv(conv) => conv.forward.planes(pass::group(images)),
+            Work::MaxPool { .. } | Work::AveragePool => 0,
+        };
+        let planes = self.layers.iter().map(planes).max().unwrap_or(0);
+        (busy * self.forward.iter().sum::<usize>() + threads * planes) * size_of::<f32>()
+    }
+
     /// Values an image of an activation.
     pub fn len_of(&self, value: Value) -> usize {
         self.values[value.0].len()

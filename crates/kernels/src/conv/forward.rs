@@ -176,6 +176,16 @@ impl Walk {
         Self { level, plane, matrix, parts: parts.iter().map(pack).collect(), from, to }
     }
 
+    /// Values of the packed weights.
+    pub(crate) fn weights(&self) -> usize {
+        self.parts.iter().map(|part| part.weights.as_slice().len()).sum()
+    }
+
+    /// Values of the planes that so many images are packed into.
+    pub(crate) fn planes(&self, images: usize) -> usize {
+        images.min(self.group()) * self.plane.len() + SLACK
+    }
+
     /// The most images that share packed planes.
     fn group(&self) -> usize {
         self.parts.first().map_or(1, |part| part.rows.len() / part.rows_per_image)

@@ -263,7 +263,7 @@ fn memory(sizes: &[usize], images: usize) -> [Scratch; MOST_PLACES] {
 }
 
 /// Images that go through the network together: some for each thread, so that none waits long for another.
-fn group(images: usize) -> usize {
+pub(super) fn group(images: usize) -> usize {
     images.div_ceil(2 * rayon::current_num_threads()).clamp(1, GROUP / 2)
 }
 

@@ -1,3 +1,6 @@
+// Sizes here are tiny.
+#![allow(clippy::cast_possible_wrap)]
+
 use super::*;
 use proptest::prelude::*;
 
