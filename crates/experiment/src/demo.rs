@@ -374,6 +374,7 @@ impl Work<'_> {
         let Self { plan, options, data, .. } = self;
         let recipe = spec::Evaluate {
             protocol: Protocol::Paper,
+            objective: spec::Objective::CrossEntropy,
             norm: spec::Norm::Linf,
             images: Some(plan.images),
             seed: options.seed,

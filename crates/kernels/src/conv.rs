@@ -5,8 +5,10 @@ mod plane;
 mod tile;
 mod weight_grad;
 mod weights;
+mod winograd;
 
 pub(crate) use forward::{Walk, Write};
+pub(crate) use winograd::{TILE, Winograd};
 
 use crate::Level;
 

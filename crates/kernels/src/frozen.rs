@@ -8,10 +8,11 @@
 
 mod build;
 mod epilogue;
+mod kernel;
 mod pass;
 
 use crate::Level;
-use crate::conv::Walk;
+use kernel::Kernel;
 
 pub use build::{Builder, Filter};
 
@@ -81,8 +82,8 @@ enum Work {
 
 #[derive(Debug)]
 struct Conv {
-    forward: Walk,
-    backward: Walk,
+    forward: Kernel,
+    backward: Kernel,
     bias: Vec<f32>,
     /// An activation of the same shape that is added.
     residual: Option<Residual>,
@@ -122,7 +123,7 @@ impl Frozen {
         let threads = rayon::current_num_threads();
         let busy = images.min(threads * pass::group(images));
         let planes = |layer: &Layer| match &layer.work {
-            Work::Conv(conv) => conv.forward.planes(pass::group(images)),
+            Work::Conv(conv) => conv.forward.working(pass::group(images)),
             Work::MaxPool { .. } | Work::AveragePool => 0,
         };
         let planes = self.layers.iter().map(planes).max().unwrap_or(0);

@@ -1,6 +1,6 @@
 //! Recipes: everything that decides a result, so that a result can be made again.
 
-use crate::{Augment, Encoder, FineTune, Norm, Pixels, Projector, Threat};
+use crate::{Augment, Encoder, FineTune, Norm, Objective, Pixels, Projector, Threat};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -216,6 +216,9 @@ pub struct Evaluate {
     /// How budgets are measured.
     #[serde(default)]
     pub norm: Norm,
+    /// What PGD climbs in the protocols that are PGD alone.
+    #[serde(default)]
+    pub objective: Objective,
     /// Test images, the same number of each class as far as that goes; all when absent.
     pub images: Option<u32>,
     /// Seeds the choice of images and whatever an attack draws.
@@ -252,6 +255,7 @@ impl Default for Evaluate {
         Self {
             protocol: Protocol::Paper,
             norm: Norm::Linf,
+            objective: Objective::CrossEntropy,
             images: None,
             seed: 0,
             epsilons: vec![Pixels::of_255(4.0), Pixels::of_255(8.0)],

@@ -7,7 +7,7 @@ use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, ViewRow, assess};
 use gabion_experiment::measure::Rate;
 use gabion_runtime::Bundle;
-use gabion_spec::{Evaluate, Manifest, Norm, Pixels, Protocol};
+use gabion_spec::{Evaluate, Manifest, Norm, Objective, Pixels, Protocol};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// How budgets are measured.
     #[arg(long, value_enum, default_value = "linf")]
     norm: NormArgument,
+    /// What PGD climbs in the protocols that are PGD alone.
+    #[arg(long, value_enum, default_value = "ce")]
+    loss: LossArgument,
     /// Test images, the same number of each class as far as that goes; all when absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
@@ -115,6 +118,16 @@ enum NormArgument {
     Linf,
     /// The Euclidean length of the change.
     L2,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LossArgument {
+    /// Cross-entropy.
+    Ce,
+    /// The difference of logits ratio.
+    Dlr,
+    /// The greatest wrong logit less the right one.
+    Margin,
 }
 
 /// Refuses before the work what could not become a file after it.
@@ -225,7 +238,13 @@ fn recipe(arguments: &Arguments) -> Evaluate {
         (Norm::Linf, false) => &[Pixels::of_255(4.0), Pixels::of_255(8.0), Pixels::of_255(16.0)],
     };
     let epsilons = if arguments.epsilon.is_empty() { usual.to_vec() } else { arguments.epsilon.clone() };
-    Evaluate { protocol: arguments.protocol.into(), norm, images: arguments.images, seed: arguments.seed, epsilons }
+    let objective = match arguments.loss {
+        LossArgument::Ce => Objective::CrossEntropy,
+        LossArgument::Dlr => Objective::Dlr,
+        LossArgument::Margin => Objective::Margin,
+    };
+    let (images, seed) = (arguments.images, arguments.seed);
+    Evaluate { protocol: arguments.protocol.into(), norm, objective, images, seed, epsilons }
 }
 
 /// What a person reads: numbers, and why to believe them.

@@ -74,7 +74,7 @@ pub fn assess(
     let (mut reports, mut others) = (Vec::new(), Vec::new());
     for epsilon in scene.epsilons.clone() {
         let region = Region { norm: recipe.norm, epsilon: epsilon.0 };
-        for stage in stages(recipe.protocol, epsilon) {
+        for stage in stages(recipe.protocol, recipe.objective, epsilon) {
             warnings.extend(stage.attacks.iter().filter_map(|attack| too_short(attack, epsilon)));
             warnings.extend(stage.attacks.iter().flat_map(|attack| notes(attack, subject.outputs)));
             course.run(&battery, victim, &stage, region, observer)?;

@@ -13,18 +13,21 @@ pub struct Stage {
 
 /// PGD on cross-entropy.
 pub(super) fn pgd(steps: u32, step: Pixels, restarts: u32, start: Start) -> Attack {
-    let objective = Objective::CrossEntropy;
+    climb(Objective::CrossEntropy, steps, step, restarts, start)
+}
+
+fn climb(objective: Objective, steps: u32, step: Pixels, restarts: u32, start: Start) -> Attack {
     Attack::Pgd { objective, steps, step, restarts, start, momentum: 0.0, eot: 1 }
 }
 
 /// The stages of a protocol at a budget. Protocols that are more than attacks (trust, corruptions) have those of their
-/// headline here.
-pub fn stages(protocol: Protocol, epsilon: Pixels) -> Vec<Stage> {
+/// headline here. `objective` is what PGD climbs where a protocol is PGD alone.
+pub fn stages(protocol: Protocol, objective: Objective, epsilon: Pixels) -> Vec<Stage> {
     let alone = |attack| vec![Stage { name: None, attacks: vec![attack] }];
     match protocol {
-        Protocol::Paper => alone(pgd(20, Pixels(0.01), 1, Start::Zero)),
-        Protocol::Paper2Step => alone(pgd(2, Pixels(0.01), 1, Start::Zero)),
-        Protocol::Strong => alone(pgd(50, Pixels(epsilon.0 / 4.0), 5, Start::Random)),
+        Protocol::Paper => alone(climb(objective, 20, Pixels(0.01), 1, Start::Zero)),
+        Protocol::Paper2Step => alone(climb(objective, 2, Pixels(0.01), 1, Start::Zero)),
+        Protocol::Strong => alone(climb(objective, 50, Pixels(epsilon.0 / 4.0), 5, Start::Random)),
         Protocol::Autoattack | Protocol::Trust | Protocol::All => {
             vec![Stage { name: Some("autoattack"), attacks: Attack::autoattack() }]
         }

@@ -3,6 +3,7 @@ use crate::measure::pixels;
 use crate::toy;
 use gabion_learn::attack::{Pass, Region, first_of_greatest};
 use gabion_runtime::Bundle;
+use gabion_spec::Objective;
 use safetensors::SafeTensors;
 
 fn run(bundle: &Bundle, recipe: &spec::Evaluate, options: Options) -> Evaluation {
@@ -12,7 +13,7 @@ fn run(bundle: &Bundle, recipe: &spec::Evaluate, options: Options) -> Evaluation
 
 fn recipe(protocol: Protocol, levels: &[f32]) -> spec::Evaluate {
     let epsilons = levels.iter().map(|&levels| Pixels::of_255(levels)).collect();
-    spec::Evaluate { protocol, norm: Norm::Linf, images: Some(20), seed: 4, epsilons }
+    spec::Evaluate { protocol, images: Some(20), seed: 4, epsilons, ..spec::Evaluate::default() }
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn a_verdict_does_not_depend_on_its_batch() {
         let many = run(&bundle, &recipe, Options { batch: 32, ..Options::default() });
         assert_eq!(seven.verdicts, many.verdicts);
         assert_eq!((seven.images, seven.clean.images), (20, 20));
-        let name = stages(protocol, Pixels::of_255(2.0))[0].attacks[0].name();
+        let name = stages(protocol, Objective::CrossEntropy, Pixels::of_255(2.0))[0].attacks[0].name();
         assert_eq!(seven.attacks[0].what(), format!("{name} 2/255"));
         let last = heard.last().unwrap();
         assert_eq!((&last.what, last.right as u64), (&seven.attacks[1].what(), seven.attacks[1].rate.right));

@@ -1,8 +1,8 @@
 //! From layers by name to a prepared network.
 
 use super::epilogue::words;
+use super::kernel::Kernel;
 use super::{Conv, Extent, Frozen, Input, Layer, Residual, Value, Work};
-use crate::conv::Walk;
 use crate::{Conv2d, Level};
 
 /// Images that share packed weights on their way through a layer.
@@ -86,8 +86,8 @@ impl Builder {
         let level = self.frozen.level;
         let relu = relu.then(|| self.masks(to.height * to.width * words(channels_out, level.lanes())));
         let work = Conv {
-            forward: Walk::forward(level, &conv, weights),
-            backward: Walk::input_grad(level, &conv, weights),
+            forward: Kernel::forward(level, &conv, weights),
+            backward: Kernel::input_grad(level, &conv, weights),
             bias: bias.to_vec(),
             residual: residual.map(|value| Residual { value: value.0, adds: false }),
             relu,

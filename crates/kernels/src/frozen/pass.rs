@@ -153,7 +153,7 @@ impl Frozen {
     /// One image's layer by rows on all threads.
     fn share(&self, conv: &Conv, x: &[f32], y: &mut [f32], residual: Option<&[f32]>, to: Extent) {
         let row = to.width * to.channels;
-        let rows = to.height.div_ceil(rayon::current_num_threads());
+        let rows = to.height.div_ceil(rayon::current_num_threads()).next_multiple_of(conv.forward.rows_together());
         let finish = |number: usize, y: &mut [f32]| {
             let first = number * rows;
             conv.forward.rows(x, y, first..first + y.len() / row);
