@@ -8,6 +8,9 @@
 //! | [`pipeline`] | what makes views: the CPU, or the device itself |
 //! | [`devices`] | what can compute here, and the choice of one |
 //! | [`durable`] | files that are written whole or not at all |
+//! | [`generations`] | weights that a device adapted, beside their base: written whole, served, rolled back |
+//! | [`signature`] | who wrote a bundle, and which bundles are served |
+//! | [`untrusted`] | files of others, opened without following, waiting or guessing |
 //!
 //! Nothing here trains, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one is a typed
 //! error that names the file and says what to do.
@@ -15,13 +18,18 @@
 pub mod bundle;
 pub mod devices;
 pub mod durable;
+pub mod generations;
 pub mod picture;
 pub mod pipeline;
 pub mod session;
+pub mod signature;
+pub mod untrusted;
 mod weights;
 
 pub use bundle::{Bundle, BundleError, parameter_count};
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
+pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
 pub use pipeline::{Pipeline, PipelineError, Wanted};
 pub use session::{Classify, ClassifyError, Prediction, Session};
+pub use signature::{PublicKey, SecretKey, SignatureError, Trust};
