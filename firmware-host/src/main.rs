@@ -33,16 +33,18 @@ fn main() -> Result<()> {
     let (device, _) = choose(arguments.device)?;
     let session = Session::new(Bundle::open(&arguments.bundle, &device)?)?;
     let picture = Rgb::open(&arguments.image)?;
-    let options = Classify { views: arguments.views, seed: arguments.seed };
+    let options = Classify { views: arguments.views, seed: arguments.seed, ..Classify::default() };
     // The first call on a device also prepares it; a display shows the pictures after it.
     session.classify(&picture, &options)?;
     let prediction = session.classify(&picture, &options)?;
 
     let side = |side: usize| u32::try_from(side).context("a picture has less than 2^32 rows and columns");
     let shown = Picture { height: side(picture.height)?, width: side(picture.width)?, pixels: &picture.pixels };
+    let ranked = prediction.ranked(session.classes());
+    let classes: Vec<(String, f32)> = ranked.into_iter().map(|(class, p)| (class.to_string(), p)).collect();
     let state = ViewState {
         picture: shown,
-        classes: &prediction.classes,
+        classes: &classes,
         views: prediction.views,
         agreement: prediction.agreement,
         milliseconds: prediction.milliseconds,

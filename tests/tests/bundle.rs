@@ -363,23 +363,23 @@ fn a_session_classifies() {
     let pixels: Vec<u8> = noise(40 * 30 * 3).into_iter().map(|value| (value * 255.0) as u8).collect();
     let image = Rgb { height: 30, width: 40, pixels };
     let one = session.classify(&image, &Classify::default()).unwrap();
-    assert_eq!((one.views, one.agreement, one.classes.len()), (1, 1.0, 3));
-    assert!((one.classes.iter().map(|(_, probability)| probability).sum::<f32>() - 1.0).abs() < 1e-6);
-    assert!(one.classes.is_sorted_by(|a, b| a.1 >= b.1));
+    assert_eq!((one.views, one.agreement, one.probabilities.len()), (1, 1.0, 3));
+    assert!((one.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    assert!(one.ranked(session.classes()).is_sorted_by(|a, b| a.1 >= b.1));
 
-    let options = Classify { views: 70, seed: 5 };
+    let options = Classify { views: 70, seed: 5, ..Classify::default() };
     let many = session.classify(&image, &options).unwrap();
     assert_eq!(many.views, 70);
     assert!((0.0..=1.0).contains(&many.agreement));
-    assert_eq!(session.classify(&image, &options).unwrap().classes, many.classes);
-    assert_ne!(session.classify(&image, &Classify { seed: 6, ..options }).unwrap().classes, many.classes);
+    assert_eq!(session.classify(&image, &options).unwrap().probabilities, many.probabilities);
+    assert_ne!(session.classify(&image, &Classify { seed: 6, ..options }).unwrap().probabilities, many.probabilities);
 
     // A bundle on a device with autodiff says the same.
     let bundle = Bundle::open(&folder.dir, &device().autodiff()).unwrap();
     let other = Session::new(bundle).unwrap().classify(&image, &Classify::default()).unwrap();
-    assert_eq!(other.classes, one.classes);
+    assert_eq!(other.probabilities, one.probabilities);
 
-    let none = session.classify(&image, &Classify { views: 0, seed: 0 }).unwrap_err();
+    let none = session.classify(&image, &Classify { views: 0, ..Classify::default() }).unwrap_err();
     assert_eq!(none, ClassifyError::Views { views: 0 });
     let short = Rgb { pixels: vec![0; 5], ..image };
     assert!(matches!(session.classify(&short, &options), Err(ClassifyError::Pixels { bytes: 5, .. })));

@@ -6,6 +6,8 @@ mod tile;
 mod weight_grad;
 mod weights;
 
+pub(crate) use forward::{Walk, Write};
+
 use crate::Level;
 
 /// The shape of a convolution: what torch calls `Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False)`

@@ -8,6 +8,8 @@
 //! machine: outputs that are sums over the batch are summed over pieces whose bounds depend on the shape alone.
 //! Different instruction sets ([`Level`]) may round differently.
 //!
+//! [`Frozen`] is a whole network of these, prepared once for inference and for gradients of the pixels.
+//!
 //! `cargo run --release -p gabion-kernels --example roofline` measures every convolution of a ResNet-18 against the
 //! machine's multiply-add peak.
 
@@ -20,6 +22,7 @@
 pub mod alloc;
 mod batch_norm;
 mod conv;
+mod frozen;
 mod layout;
 mod level;
 mod pool;
@@ -31,6 +34,7 @@ pub use batch_norm::{
     batch_norm_train_backward,
 };
 pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
+pub use frozen::{Builder, Filter, Frozen, Value};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
 pub use level::Level;
 pub use pool::{global_average_pool, global_average_pool_backward};

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 /// One cache line; aligns the memory so that vectors do not straddle lines.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
@@ -12,6 +12,7 @@ thread_local! {
 }
 
 /// A buffer lent by the current thread; it goes back when dropped. Its contents are whatever the last user left.
+#[derive(Debug, Default)]
 pub(crate) struct Scratch {
     lines: Vec<Line>,
     length: usize,
@@ -45,11 +46,14 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
         let mut kept = KEPT.take();
         kept.push(std::mem::take(&mut self.lines));
         kept.sort_by_key(Vec::len);
         // Few are alive at once; an unbounded pool would only hold memory.
-        if kept.len() > 8 {
+        if kept.len() > 16 {
             kept.remove(0);
         }
         KEPT.set(kept);

@@ -40,6 +40,10 @@ pub(crate) trait Vector: Copy {
     fn relu(self) -> Self;
     /// `self` where `gate > 0`, else 0.
     fn where_positive(self, gate: Self) -> Self;
+    /// A bit for every lane above 0, the first lane's lowest.
+    fn positive(self) -> u16;
+    /// The lanes whose bit is set, zeros elsewhere.
+    fn only(self, bits: u16) -> Self;
 
     /// `load` or `load_partial`, whichever `count` asks for.
     ///
@@ -135,5 +139,28 @@ impl Vector for Portable {
     #[inline(always)]
     fn where_positive(self, gate: Self) -> Self {
         self.zip(gate, |a, g| if g > 0.0 { a } else { 0.0 })
+    }
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        bits_of_positive(&self.0)
+    }
+    #[inline(always)]
+    fn only(mut self, bits: u16) -> Self {
+        keep(&mut self.0, bits);
+        self
+    }
+}
+
+/// [`Vector::positive`] by way of memory.
+#[inline(always)]
+pub(crate) fn bits_of_positive(values: &[f32]) -> u16 {
+    values.iter().enumerate().fold(0, |bits, (lane, value)| bits | u16::from(*value > 0.0) << lane)
+}
+
+/// [`Vector::only`] by way of memory.
+#[inline(always)]
+pub(crate) fn keep(values: &mut [f32], bits: u16) {
+    for (lane, value) in values.iter_mut().enumerate() {
+        *value = if bits >> lane & 1 == 1 { *value } else { 0.0 };
     }
 }

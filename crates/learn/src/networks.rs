@@ -11,6 +11,7 @@
 //! weights are frozen. `bench/peers/networks.py` has the same networks in PyTorch.
 
 mod build;
+mod freeze;
 
 use crate::ops;
 use burn::Tensor;

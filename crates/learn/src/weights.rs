@@ -4,7 +4,8 @@ use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Shape, TensorData};
 use std::collections::BTreeMap;
-use std::fmt;
+
+pub use gabion_spec::Misfit;
 
 /// Where a visitor stands in a module.
 #[derive(Clone, Debug, Default)]
@@ -42,31 +43,6 @@ impl Path {
         name
     }
 }
-
-/// Weights that do not fit a module.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)] // the messages are the documentation
-pub enum Misfit {
-    Missing { name: String },
-    Extra { name: String },
-    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
-    NotFinite { name: String },
-}
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { name } => write!(f, "tensor `{name}` is missing"),
-            Self::Extra { name } => write!(f, "tensor `{name}` does not belong to this model"),
-            Self::Shape { name, found, expected } => {
-                write!(f, "tensor `{name}` has shape {found:?}, the model needs {expected:?}")
-            }
-            Self::NotFinite { name } => write!(f, "tensor `{name}` holds a NaN or an infinity"),
-        }
-    }
-}
-
-impl std::error::Error for Misfit {}
 
 /// Every parameter and running statistic of `module` as f32, under `prefix` and torch's names.
 pub fn export<M: Module>(module: &M, prefix: &str) -> BTreeMap<String, TensorData> {

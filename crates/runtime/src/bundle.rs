@@ -1,16 +1,21 @@
 //! A folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole.
 
+use crate::weights::Tensor;
 use crate::{durable, weights};
-use burn::tensor::Device;
-use gabion_learn::weights::{Misfit, export, import};
-use gabion_learn::{Head, Model};
-use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Precision, Projector, Weights};
+use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Weights};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+
+#[cfg(feature = "burn")]
+mod modules;
+
+#[cfg(feature = "burn")]
+pub use modules::Bundle;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
@@ -23,15 +28,13 @@ pub const HEADER_BYTES: u64 = 1 << 20;
 /// Most classes of a head.
 pub const MOST_CLASSES: u64 = 65_536;
 
-/// A manifest with the modules that it describes.
-#[derive(Debug)]
-pub struct Bundle {
-    /// What the bundle is.
+/// A bundle as it is stored: a manifest, and the tensors that it implies by torch's names.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The manifest.
     pub manifest: Manifest,
-    /// Encoder and projector.
-    pub model: Model,
-    /// The classifier, when there is one.
-    pub head: Option<Head>,
+    /// Every tensor, checked against the manifest and finite.
+    pub tensors: BTreeMap<String, Tensor>,
 }
 
 /// Why a bundle cannot be opened, written or used: one line each, with the file and what to do.
@@ -210,72 +213,42 @@ pub fn parameter_count(encoder: &Encoder, projector: &Projector, classes: u64) -
     weights::values(&weights::shapes(encoder, projector, classes)?)
 }
 
-impl Bundle {
-    /// Opens a bundle onto a device. Nothing in it is trusted: the format, every size, the hash, every name, shape and
-    /// type are checked before the model is made.
+impl Stored {
+    /// Reads a bundle. Nothing in it is trusted: the format, every size, the hash, every name, shape and type are checked
+    /// before anything is made of it.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub fn open(dir: &Path, device: &Device) -> Result<Self, BundleError> {
+    pub fn read(dir: &Path) -> Result<Self, BundleError> {
         let path = dir.join(MANIFEST);
         let manifest = read_manifest(&path)?;
         let expected = check(&path, &manifest)?;
         let file = dir.join(&manifest.weights.file);
         let bytes = read_weights(&file, &manifest, &expected)?;
-        let mut tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision)?;
-        drop(bytes);
-        let misfit = |misfit| BundleError::Tensor { path: file.clone(), misfit };
-        let model = Model::init(&manifest.encoder, &manifest.projector, 0, device);
-        let model = import(model, "", &mut tensors).map_err(misfit)?;
-        let head = match manifest.head {
-            Some(_) => {
-                let head = Head::init(manifest.projector.hidden as usize, manifest.classes.len(), 0, device);
-                Some(import(head, "head.", &mut tensors).map_err(misfit)?)
-            }
-            None => None,
-        };
-        match tensors.into_keys().next() {
-            Some(name) => Err(misfit(Misfit::Extra { name })),
-            None => Ok(Self { manifest, model, head }),
-        }
+        let tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision)?;
+        Ok(Self { manifest, tensors })
     }
 
     /// Writes a bundle and returns its manifest, whose `format` and `weights` are set here.
     ///
     /// A folder that is not there appears whole: it is written beside its place and renamed. In a folder that is there,
     /// the weights are replaced, then the manifest, each whole or not at all; a crash between the two leaves a pair that
-    /// [`Bundle::open`] refuses by its hash.
+    /// [`Stored::read`] refuses by its hash.
     ///
     /// # Errors
-    /// When manifest and modules disagree, a value is not finite or does not fit the precision, or the system refuses;
+    /// When manifest and tensors disagree, a value is not finite or does not fit the precision, or the system refuses;
     /// a folder that was not there then still is not.
-    pub fn write(
-        dir: &Path,
-        mut manifest: Manifest,
-        model: &Model,
-        head: Option<&Head>,
-        precision: Precision,
-    ) -> Result<Manifest, BundleError> {
+    pub fn write(&self, dir: &Path, precision: Precision) -> Result<Manifest, BundleError> {
         let (manifest_path, weights_path) = (dir.join(MANIFEST), dir.join(WEIGHTS));
+        let mut manifest = self.manifest.clone();
         manifest.format = FORMAT_VERSION;
         manifest.weights = Weights { file: WEIGHTS.into(), sha256: String::new(), precision };
-        if manifest.head.is_some() != head.is_some() {
-            let word = |has| if has { "a head" } else { "no head" };
-            let (manifest, modules) = (word(manifest.head.is_some()), word(head.is_some()));
-            return Err(BundleError::HeadDiffers { path: manifest_path, manifest, modules });
-        }
         let expected = check(&manifest_path, &manifest)?;
-        let mut tensors = export(model, "");
-        if let Some(head) = head {
-            tensors.extend(export(head, "head."));
-        }
-        let found = tensors
-            .iter()
-            .map(|(name, data)| (name.clone(), data.shape().iter().map(|&side| side as u64).collect()))
-            .collect();
+        let sides = |tensor: &Tensor| tensor.shape.iter().map(|&side| side as u64).collect();
+        let found = self.tensors.iter().map(|(name, tensor)| (name.clone(), sides(tensor))).collect();
         weights::compare(&found, &expected)
             .map_err(|misfit| BundleError::Tensor { path: weights_path.clone(), misfit })?;
-        let bytes = weights::encode(&weights_path, &tensors, precision)?;
+        let bytes = weights::encode(&weights_path, &self.tensors, precision)?;
         manifest.weights.sha256 = sha256(&bytes);
         let mut text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| BundleError::Manifest { path: manifest_path.clone(), why: error.to_string() })?;

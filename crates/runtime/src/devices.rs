@@ -154,6 +154,17 @@ pub fn offered() -> Vec<Offered> {
     offered
 }
 
+/// Whether a device is the CPU, which has networks of its own ([`crate::frozen`]).
+pub fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return device.clone().inner() == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Opens a device. A wgpu device is opened once; asking again gives the same one.
 ///
 /// # Errors

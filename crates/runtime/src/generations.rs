@@ -107,7 +107,7 @@ pub enum State {
 }
 
 /// Opens the newest generation that is whole, of this base and trusted, else the base. `read` opens a bundle's folder; it
-/// has to check the weights against their manifest, as [`crate::Bundle::open`] does. What it parsed is compared with the
+/// has to check the weights against their manifest, as [`crate::Stored::read`] does. What it parsed is compared with the
 /// manifest whose hash and signature were checked, so a file that changes in between serves nothing.
 ///
 /// The base's manifest is needed in any case; its weights only where no generation is served.
@@ -207,6 +207,13 @@ fn sound(path: &Path, number: u64, base: &Manifest, trust: &Trust) -> Result<Rec
     Ok(record)
 }
 
+impl AsRef<Manifest> for crate::Stored {
+    fn as_ref(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+#[cfg(feature = "burn")]
 impl AsRef<Manifest> for crate::Bundle {
     fn as_ref(&self) -> &Manifest {
         &self.manifest

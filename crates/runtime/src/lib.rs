@@ -2,11 +2,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`frozen`] | a bundle's network prepared for the CPU, without Burn |
 //! | [`bundle`] | a folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole |
 //! | [`session`] | a bundle that classifies: one view of an image, or the mean feature over many |
 //! | [`picture`] | PNG, JPEG and WebP files as 8-bit RGB, with a limit before anything is allocated |
-//! | [`pipeline`] | what makes views: the CPU, or the device itself |
-//! | [`devices`] | what can compute here, and the choice of one |
+//! | `pipeline` | what makes views: the CPU, or the device itself (features `flex`, `wgpu`, `cuda`) |
+//! | `devices` | what can compute here, and the choice of one (the same) |
 //! | [`durable`] | files that are written whole or not at all |
 //! | [`generations`] | weights that a device adapted, beside their base: written whole, served, rolled back |
 //! | [`signature`] | who wrote a bundle, and which bundles are served |
@@ -16,20 +17,30 @@
 //! error that names the file and says what to do.
 
 pub mod bundle;
+#[cfg(feature = "burn")]
 pub mod devices;
 pub mod durable;
+pub mod frozen;
 pub mod generations;
 pub mod picture;
+#[cfg(feature = "burn")]
 pub mod pipeline;
 pub mod session;
 pub mod signature;
 pub mod untrusted;
 mod weights;
 
-pub use bundle::{Bundle, BundleError, parameter_count};
+#[cfg(feature = "burn")]
+pub use bundle::Bundle;
+pub use bundle::{BundleError, Stored, parameter_count};
+#[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
 pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
+#[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};
-pub use session::{Classify, ClassifyError, Prediction, Session};
+#[cfg(feature = "burn")]
+pub use session::SessionError;
+pub use session::{Classify, ClassifyError, Prediction, Session, Stream};
 pub use signature::{PublicKey, SecretKey, SignatureError, Trust};
+pub use weights::Tensor;

@@ -1,17 +1,24 @@
-//! A bundle that classifies: the whole image, or the mean feature over many random crops of it.
+//! A bundle that classifies: the whole image, or a vote of many random crops of it.
+//!
+//! On the CPU nothing of Burn is involved: the network is a [`gabion_kernels::Frozen`] one. Any number of threads may
+//! classify with one session; each takes its memory with it in a [`Stream`], which allocates nothing after the first
+//! images.
 
-use crate::pipeline::{Pipeline, PipelineError, Sources, Wanted, Work};
-use crate::{Bundle, BundleError, Offered, Rgb};
-use burn::Tensor;
-use burn::module::Module;
-use burn::tensor::{Device, TensorData};
-use gabion_augment::cpu::Source;
+#[cfg(feature = "burn")]
+mod device;
+mod vote;
+
+use crate::frozen::{Network, network};
+use crate::{BundleError, Rgb, Stored};
+use gabion_augment::cpu::{Source, apply_batch};
 use gabion_augment::{Augment, Draw, ViewId, sample};
-use gabion_learn::{Head, Mode, Model};
 use gabion_spec::{Crop, Manifest};
-use std::ops::Range;
-use std::sync::OnceLock;
+use std::path::Path;
 use std::time::Instant;
+use vote::{FEWEST, Vote};
+
+#[cfg(feature = "burn")]
+pub use device::SessionError;
 
 /// Most views of an image.
 pub const MOST_VIEWS: u32 = 4096;
@@ -20,42 +27,63 @@ pub const MOST_VIEWS: u32 = 4096;
 const BATCH: u32 = 64;
 
 /// How an image is classified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Classify {
-    /// 1 for the whole image, more for the mean feature over so many random crops.
+    /// 1 for the whole image, more for so many random crops at most.
     pub views: u32,
+    /// 1 takes every view; with less the vote ends once all views would give the same answer with this probability.
+    pub confidence: f32,
     /// Seeds the crops; equal seeds give equal predictions.
     pub seed: u64,
 }
 
 impl Default for Classify {
     fn default() -> Self {
-        Self { views: 1, seed: 0 }
+        Self { views: 1, confidence: 1.0, seed: 0 }
     }
 }
 
 /// What a session says of an image.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prediction {
-    /// Every class with its probability, the most probable first.
-    pub classes: Vec<(String, f32)>,
+    /// The most probable class, by its place in the manifest.
+    pub label: usize,
+    /// Of every class, in the manifest's order.
+    pub probabilities: Vec<f32>,
     /// Views that it rests on.
     pub views: u32,
     /// Share of the views whose own first class is the final one; 1 for a single view.
     pub agreement: f32,
+    /// The greatest probability less the next.
+    pub margin: f32,
     /// Time from the pixels to the probabilities.
     pub milliseconds: f64,
 }
 
+impl Prediction {
+    /// Every class with its probability, the most probable first.
+    pub fn ranked<'a>(&self, classes: &'a [String]) -> Vec<(&'a str, f32)> {
+        let mut ranked: Vec<_> = classes.iter().map(String::as_str).zip(self.probabilities.iter().copied()).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked
+    }
+}
+
 /// Why an image cannot be classified: one line each, with what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClassifyError {
     /// A prediction from nothing, or from more than is sensible.
-    #[error("views is {views}: use 1 for the whole image, or 2 to {MOST_VIEWS} for the mean over random crops")]
+    #[error("views is {views}: use 1 for the whole image, or 2 to {MOST_VIEWS} for a vote of random crops")]
     Views {
         /// What was asked for.
         views: u32,
+    },
+    /// A probability that is none.
+    #[error("confidence is {confidence}: use more than 0.5, and 1 for every view")]
+    Confidence {
+        /// What was asked for.
+        confidence: f32,
     },
     /// Pixels that are no image.
     #[error("{bytes} bytes are not an image of {width}x{height} RGB pixels: give 3 bytes for each of 1 or more pixels")]
@@ -67,59 +95,69 @@ pub enum ClassifyError {
         /// Bytes there.
         bytes: usize,
     },
+    /// The memory that one view needs is more than was allowed.
+    #[error("one view takes {needs} bytes of memory with the weights, the budget is {budget}: allow more")]
+    Memory {
+        /// Bytes of weights and of one view's activations.
+        needs: u64,
+        /// Bytes that were allowed.
+        budget: u64,
+    },
     /// The crops could not be made.
+    #[cfg(feature = "burn")]
     #[error(transparent)]
-    Crops(#[from] PipelineError),
+    Crops(#[from] crate::PipelineError),
 }
 
 /// An opened bundle with a head, ready to classify.
 #[derive(Debug)]
 pub struct Session {
     manifest: Manifest,
-    model: Model,
-    head: Head,
-    device: Device,
-    wanted: Option<(Wanted, Offered)>,
-    pipeline: OnceLock<(Pipeline, String)>,
+    augment: Augment,
+    engine: Engine,
+    memory: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Cpu(Box<Network>),
+    #[cfg(feature = "burn")]
+    Device(Box<device::OnDevice>),
 }
 
 impl Session {
-    /// A session on the bundle's device, without autodiff.
+    /// A session on the CPU.
     ///
     /// # Errors
-    /// When the bundle has no head.
-    pub fn new(bundle: Bundle) -> Result<Self, BundleError> {
-        let Bundle { manifest, mut model, head } = bundle;
-        let Some(mut head) = head else { return Err(BundleError::NoHead { name: manifest.name }) };
-        let mut device = head.devices().into_iter().next().expect("a head has parameters");
-        if device.is_autodiff() {
-            (model, head, device) = (model.valid(), head.valid(), device.without_autodiff());
+    /// When the bundle cannot be read or has no head.
+    pub fn open(bundle: &Path) -> Result<Self, BundleError> {
+        Self::of(&Stored::read(bundle)?)
+    }
+
+    /// A session on the CPU of a bundle that was read.
+    ///
+    /// # Errors
+    /// When it has no head.
+    pub fn of(stored: &Stored) -> Result<Self, BundleError> {
+        let manifest = stored.manifest.clone();
+        if manifest.head.is_none() {
+            return Err(BundleError::NoHead { name: manifest.name });
         }
-        Ok(Self { manifest, model, head, device, wanted: None, pipeline: OnceLock::new() })
+        let engine = Engine::Cpu(Box::new(network(stored, manifest.input)));
+        Ok(Self { augment: crops(&manifest), manifest, engine, memory: None })
     }
 
-    /// Crops are made as wanted, on the device that `offered` describes; without this the CPU makes them.
-    #[must_use]
-    pub fn with_pipeline(self, wanted: Wanted, offered: &Offered) -> Self {
-        Self { wanted: Some((wanted, offered.clone())), pipeline: OnceLock::new(), ..self }
-    }
-
-    /// What makes the crops and why, once some were made.
-    pub fn pipeline(&self) -> Option<&str> {
-        self.pipeline.get().map(|(_, why)| why.as_str())
-    }
-
-    /// Chosen on the first crops.
-    fn pipeline_for(&self, work: &Work<'_>) -> Result<&Pipeline, PipelineError> {
-        if self.pipeline.get().is_none() {
-            let chosen = match &self.wanted {
-                None => (Pipeline::cpu(self.device.clone()), "views: cpu pipeline".into()),
-                Some((wanted, offered)) => Pipeline::choose(*wanted, &self.device, offered, work)?,
-            };
-            // Another thread's choice does as well.
-            let _ = self.pipeline.set(chosen);
+    /// Keeps activations and weights within so many bytes, by fewer views at once. On the CPU; a device's own memory is
+    /// its driver's to give.
+    ///
+    /// # Errors
+    /// When one view at a time needs more.
+    pub fn with_memory(self, budget: u64) -> Result<Self, ClassifyError> {
+        let needs = self.bytes(1);
+        if needs > budget {
+            return Err(ClassifyError::Memory { needs, budget });
         }
-        Ok(&self.pipeline.get().expect("set above").0)
+        Ok(Self { memory: Some(budget), ..self })
     }
 
     /// What the bundle is.
@@ -127,122 +165,201 @@ impl Session {
         &self.manifest
     }
 
+    /// Names of the classes, in the order of a prediction's probabilities.
+    pub fn classes(&self) -> &[String] {
+        &self.manifest.classes
+    }
+
+    /// The places of the views of an image of so many rows and columns; see [`Classify`].
+    pub fn crops(&self, [rows, columns]: [u32; 2], seed: u64, views: u32) -> Vec<Draw> {
+        (0..views).map(|view| self.draw([rows, columns], seed, view)).collect()
+    }
+
+    fn draw(&self, size: [u32; 2], seed: u64, view: u32) -> Draw {
+        sample(&self.augment, ViewId { seed, epoch: 0, image: 0, view }, size)
+    }
+
+    /// A classifier with its own memory.
+    ///
+    /// # Errors
+    /// When views or confidence make no sense.
+    pub fn stream(&self, options: Classify) -> Result<Stream<'_>, ClassifyError> {
+        let Classify { views, confidence, .. } = options;
+        if !(1..=MOST_VIEWS).contains(&views) {
+            return Err(ClassifyError::Views { views });
+        }
+        if !(confidence > 0.5 && confidence <= 1.0) {
+            return Err(ClassifyError::Confidence { confidence });
+        }
+        Ok(Stream {
+            session: self,
+            options,
+            batch: self.batch(),
+            draws: Vec::new(),
+            pixels: Vec::new(),
+            vote: Vote::default(),
+            said: Prediction::default(),
+        })
+    }
+
     /// Classifies an image: one view is its largest centred part of the input's shape, more are random crops and flips
     /// (no colours) from the distribution that the encoder was pretrained with.
     ///
     /// # Errors
-    /// When the number of views or the image makes no sense.
-    #[allow(clippy::cast_precision_loss)]
+    /// When the options or the image make no sense.
     pub fn classify(&self, image: &Rgb, options: &Classify) -> Result<Prediction, ClassifyError> {
-        let start = Instant::now();
-        let views = options.views;
-        if !(1..=MOST_VIEWS).contains(&views) {
-            return Err(ClassifyError::Views { views });
+        let mut stream = self.stream(*options)?;
+        stream.classify(image)?;
+        Ok(stream.said)
+    }
+
+    /// Classifies images one after another; the first error ends it.
+    ///
+    /// # Errors
+    /// As [`Session::classify`].
+    pub fn classify_all(&self, images: &[Rgb], options: &Classify) -> Result<Vec<Prediction>, ClassifyError> {
+        let mut stream = self.stream(*options)?;
+        images.iter().map(|image| stream.classify(image).cloned()).collect()
+    }
+
+    /// Most views at once within the budget.
+    fn batch(&self) -> u32 {
+        let Some(budget) = self.memory else { return BATCH };
+        (0..=BATCH.ilog2()).rev().map(|power| 1 << power).find(|&views| self.bytes(views) <= budget).unwrap_or(1)
+    }
+
+    /// Memory of weights, and of activations and pixels while so many views are computed at once.
+    fn bytes(&self, views: u32) -> u64 {
+        match &self.engine {
+            Engine::Cpu(network) => {
+                let net = &network.net;
+                let pixels = views as usize * (net.input_len() + self.manifest.classes.len()) * size_of::<f32>();
+                (net.weight_bytes() + net.working_bytes(views as usize) + pixels) as u64
+            }
+            #[cfg(feature = "burn")]
+            Engine::Device(_) => 0,
         }
+    }
+
+    /// Logits of the view that `pixels` hold, or of the views that `draws` say.
+    fn logits(&self, seen: Seen<'_>, pixels: &mut Vec<f32>, out: &mut [f32]) -> Result<(), ClassifyError> {
+        match &self.engine {
+            Engine::Cpu(network) => {
+                on_cpu(network, seen, [self.manifest.input.height, self.manifest.input.width], pixels, out);
+                Ok(())
+            }
+            #[cfg(feature = "burn")]
+            Engine::Device(device) => device.logits(seen, pixels, out),
+        }
+    }
+}
+
+/// What the network is to see.
+#[derive(Clone, Copy, Debug)]
+enum Seen<'a> {
+    /// The one view that is in the memory for pixels, `[3, height, width]`.
+    Pixels,
+    /// Crops of an image.
+    Crops(Source<'a>, &'a [Draw]),
+}
+
+fn on_cpu(network: &Network, seen: Seen<'_>, size: [u32; 2], pixels: &mut Vec<f32>, out: &mut [f32]) {
+    if let Seen::Crops(source, draws) = seen {
+        pixels.resize(draws.len() * network.net.input_len(), 0.0);
+        apply_batch(&[source], draws, size, pixels);
+    }
+    network.net.forward(pixels, network.net.last(), out);
+}
+
+/// How the encoder's crops are drawn: as in pretraining, without colours.
+fn crops(manifest: &Manifest) -> Augment {
+    let trained = manifest.pretrain.as_ref().map(|pretrain| &pretrain.augment);
+    Augment {
+        crop: trained.map_or(Crop::CROP, |augment| augment.crop),
+        flip: trained.map_or(0.5, |augment| augment.flip),
+        ..Augment::identity([manifest.input.height, manifest.input.width])
+    }
+}
+
+/// Classifies images one after another in memory that it keeps.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    session: &'a Session,
+    options: Classify,
+    batch: u32,
+    draws: Vec<Draw>,
+    pixels: Vec<f32>,
+    vote: Vote,
+    said: Prediction,
+}
+
+impl Stream<'_> {
+    /// See [`Session::classify`]; what is returned is overwritten by the next image.
+    ///
+    /// # Errors
+    /// When the image makes no sense.
+    pub fn classify(&mut self, image: &Rgb) -> Result<&Prediction, ClassifyError> {
+        let start = Instant::now();
         let Rgb { height, width, ref pixels } = *image;
         let bytes = height.checked_mul(width).and_then(|pixels| pixels.checked_mul(3));
         let size = u32::try_from(height).ok().zip(u32::try_from(width).ok());
         let (Some((rows, columns)), Some(true)) = (size, bytes.map(|bytes| bytes > 0 && bytes == pixels.len())) else {
             return Err(ClassifyError::Pixels { width, height, bytes: pixels.len() });
         };
-        let (logits, firsts) = if views == 1 {
-            let logits = rows_of(self.head.forward(self.feature(self.whole(image)), Mode::Eval)).remove(0);
-            let firsts = vec![first(&logits)];
-            (logits, firsts)
+        self.vote.begin(self.session.manifest.classes.len());
+        let Classify { views, confidence, seed } = self.options;
+        if views == 1 {
+            self.whole(image);
+            self.session.logits(Seen::Pixels, &mut self.pixels, self.vote.room(1))?;
+            self.vote.counted();
         } else {
             let source = Source::bytes(pixels, [rows, columns]);
-            let opening = self.draws(source, options.seed, 0..views.min(BATCH));
-            let size = [self.manifest.input.height, self.manifest.input.width];
-            let pipeline = self.pipeline_for(&Work { sources: &[source], draws: &opening, size })?;
-            let sources: Sources<'_> = pipeline.sources(&[source])?;
-            let mut sum: Option<Tensor<2>> = None;
-            let mut firsts = Vec::new();
-            for from in (0..views).step_by(BATCH as usize) {
-                let draws = self.draws(source, options.seed, from..views.min(from + BATCH));
-                let features = self.feature(pipeline.views(&sources, &draws, size)?);
-                let logits = self.head.forward(features.clone(), Mode::Eval);
-                firsts.extend(rows_of(logits).iter().map(|logits| first(logits)));
-                let partial = features.sum_dim(0);
-                sum = Some(match sum {
-                    Some(sum) => sum + partial,
-                    None => partial,
-                });
+            let step = if confidence < 1.0 { self.batch.min(FEWEST) } else { self.batch };
+            let looks = views.div_ceil(step);
+            while self.vote.views() < views {
+                let from = self.vote.views();
+                let session = self.session;
+                self.draws.clear();
+                let draw = |view| session.draw([rows, columns], seed, view);
+                self.draws.extend((from..views.min(from + step)).map(draw));
+                let room = self.vote.room(self.draws.len() as u32);
+                session.logits(Seen::Crops(source, &self.draws), &mut self.pixels, room)?;
+                self.vote.counted();
+                if self.vote.settled(views, confidence, looks) {
+                    break;
+                }
             }
-            let mean = sum.expect("there are views").div_scalar(f64::from(views));
-            (rows_of(self.head.forward(mean, Mode::Eval)).remove(0), firsts)
+        }
+        let said = &mut self.said;
+        said.label = self.vote.first();
+        self.vote.probabilities(&mut said.probabilities);
+        said.views = self.vote.views();
+        said.agreement = self.vote.agreement();
+        let others = said.probabilities.iter().enumerate().filter(|(class, _)| *class != said.label);
+        let next = others.map(|(_, &probability)| probability).fold(0.0, f32::max);
+        said.margin = said.probabilities[said.label] - next;
+        said.milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        Ok(&self.said)
+    }
+
+    /// The largest centred part of the input's shape, `[3, height, width]` in `[0, 1]`, into the memory for pixels.
+    fn whole(&mut self, image: &Rgb) {
+        let input = self.session.manifest.input;
+        let (height, width) = (input.height as usize, input.width as usize);
+        let fitted;
+        let bytes = if (image.height, image.width) == (height, width) {
+            &image.pixels
+        } else {
+            fitted = image.centre(height, width);
+            &fitted.pixels
         };
-        let chosen = first(&logits);
-        let agreement = firsts.iter().filter(|&&first| first == chosen).count() as f32 / firsts.len() as f32;
-        let mut classes: Vec<_> = self.manifest.classes.iter().cloned().zip(softmax(&logits)).collect();
-        classes.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Prediction { classes, views, agreement, milliseconds })
+        self.pixels.resize(3 * height * width, 0.0);
+        for (channel, plane) in self.pixels.chunks_exact_mut(height * width).enumerate() {
+            let values = bytes.iter().skip(channel).step_by(3);
+            plane.iter_mut().zip(values).for_each(|(to, &value)| *to = f32::from(value) / 255.0);
+        }
     }
-
-    /// `[views, 3, height, width]` to `[views, hidden]`.
-    fn feature(&self, views: Tensor<4>) -> Tensor<2> {
-        self.model.feature(views, Mode::Eval)
-    }
-
-    fn input(&self) -> [usize; 2] {
-        [self.manifest.input.height as usize, self.manifest.input.width as usize]
-    }
-
-    /// `[1, 3, height, width]` in `[0, 1]`.
-    fn whole(&self, image: &Rgb) -> Tensor<4> {
-        let [height, width] = self.input();
-        let fitted = image.centre(height, width);
-        let plane =
-            |channel: usize| fitted.pixels.iter().skip(channel).step_by(3).map(|&value| f32::from(value) / 255.0);
-        let values: Vec<f32> = (0..3).flat_map(plane).collect();
-        Tensor::from_data(TensorData::new(values, [1, 3, height, width]), &self.device)
-    }
-
-    fn draws(&self, source: Source, seed: u64, views: Range<u32>) -> Vec<Draw> {
-        let size = [self.manifest.input.height, self.manifest.input.width];
-        let trained = self.manifest.pretrain.as_ref().map(|pretrain| &pretrain.augment);
-        let augment = Augment {
-            crop: trained.map_or(Crop::CROP, |augment| augment.crop),
-            flip: trained.map_or(0.5, |augment| augment.flip),
-            ..Augment::identity(size)
-        };
-        views.map(|view| sample(&augment, ViewId { seed, epoch: 0, image: 0, view }, source.size)).collect()
-    }
-}
-
-/// The rows of a tensor.
-fn rows_of(tensor: Tensor<2>) -> Vec<Vec<f32>> {
-    let [_, columns] = tensor.dims();
-    let data = tensor.to_data_as::<f32>();
-    data.as_slice::<f32>().expect("f32 was asked for").chunks_exact(columns).map(<[f32]>::to_vec).collect()
-}
-
-/// The index of the greatest, the first of equals.
-fn first(logits: &[f32]) -> usize {
-    (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("a head has a class or more")
-}
-
-/// Probabilities, in f64 within.
-#[allow(clippy::cast_possible_truncation)] // a probability fits
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - f64::from(greatest)).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| (power / sum) as f32).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn softmax_is_a_distribution() {
-        let probabilities = softmax(&[1000.0, 1000.0, -1000.0]);
-        assert_eq!(probabilities, [0.5, 0.5, 0.0]);
-    }
-
-    #[test]
-    fn the_first_of_equals_wins() {
-        assert_eq!(first(&[0.0, 2.0, 2.0]), 1);
-    }
-}
+pub(crate) mod tests;

@@ -1,9 +1,7 @@
 //! What a weights file holds: the names and shapes that a manifest implies, and their bytes.
 
 use crate::BundleError;
-use burn::tensor::{Shape, TensorData};
-use gabion_learn::weights::Misfit;
-use gabion_spec::{Encoder, Precision, Projector, Stem};
+use gabion_spec::{Encoder, Misfit, Precision, Projector, Stem};
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -13,6 +11,15 @@ use std::path::Path;
 
 /// A shape for each torch name.
 pub(crate) type Shapes = BTreeMap<String, Vec<u64>>;
+
+/// Values in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Sides.
+    pub shape: Vec<usize>,
+    /// As many values as the product of the sides.
+    pub values: Vec<f32>,
+}
 
 /// The tensors of a network, from its manifest alone; `classes` is 0 without a head.
 pub(crate) fn shapes(encoder: &Encoder, projector: &Projector, classes: u64) -> Option<Shapes> {
@@ -117,12 +124,11 @@ fn dtype(precision: Precision) -> Dtype {
 /// A value that is not finite, or that half precision cannot hold.
 pub(crate) fn encode(
     path: &Path,
-    tensors: &BTreeMap<String, TensorData>,
+    tensors: &BTreeMap<String, Tensor>,
     precision: Precision,
 ) -> Result<Vec<u8>, BundleError> {
     let mut encoded = BTreeMap::new();
-    for (name, data) in tensors {
-        let values = data.as_slice::<f32>().expect("weights are exported as f32");
+    for (name, Tensor { shape, values }) in tensors {
         if values.iter().any(|value| !value.is_finite()) {
             let misfit = Misfit::NotFinite { name: name.clone() };
             return Err(BundleError::Tensor { path: path.into(), misfit });
@@ -136,7 +142,7 @@ pub(crate) fn encode(
                 values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
             }
         };
-        encoded.insert(name, (data.shape().to_vec(), bytes));
+        encoded.insert(name, (shape.clone(), bytes));
     }
     let views = encoded.iter().map(|(name, (shape, bytes))| {
         let view = TensorView::new(dtype(precision), shape.clone(), bytes).expect("bytes and shape agree");
@@ -156,7 +162,7 @@ pub(crate) fn decode(
     bytes: &[u8],
     expected: &Shapes,
     precision: Precision,
-) -> Result<BTreeMap<String, TensorData>, BundleError> {
+) -> Result<BTreeMap<String, Tensor>, BundleError> {
     let damaged = |why| BundleError::Header { path: path.into(), why };
     let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
     // The crate has checked that the header's length is inside the file.
@@ -192,7 +198,7 @@ pub(crate) fn decode(
         if values.iter().any(|value| !value.is_finite()) {
             return Err(misfit(Misfit::NotFinite { name: name.into() }));
         }
-        tensors.insert(name.to_string(), TensorData::new(values, Shape::from(view.shape().to_vec())));
+        tensors.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
 }
@@ -227,13 +233,13 @@ impl<'de> Visitor<'de> for OnceEach {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
-    use gabion_learn::{Head, Model, weights};
     use gabion_spec::Depth;
 
+    #[cfg(feature = "flex")]
     #[test]
     fn the_manifest_implies_the_tensors_of_the_model() {
-        let device = Device::flex();
+        use gabion_learn::{Head, Model, weights};
+        let device = burn::tensor::Device::flex();
         for depth in [Depth::Resnet18, Depth::Resnet34, Depth::Resnet50] {
             for stem in [Stem::Cifar, Stem::Imagenet] {
                 let encoder = Encoder { depth, width: 3, stem };

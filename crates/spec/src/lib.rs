@@ -10,6 +10,7 @@ mod augment;
 mod encoder;
 mod finetune;
 mod manifest;
+mod misfit;
 mod pixels;
 mod recipe;
 mod threat;
@@ -19,6 +20,7 @@ pub use augment::{Augment, Blur, BlurFilter, Crop, Draw, Jitter, JitterOp, Solar
 pub use encoder::{Depth, Encoder, Input, Projector, Stem};
 pub use finetune::{AdversarialLoss, FineTune};
 pub use manifest::{Claim, FORMAT_VERSION, Head, HeadKind, Manifest, Precision, Weights};
+pub use misfit::Misfit;
 pub use pixels::{ParsePixelsError, Pixels};
 pub use recipe::{Evaluate, Guard, Invalid, Loss, Optimizer, Pretrain, Probe, Protocol, Schedule};
 pub use threat::{DeltaReset, Threat};

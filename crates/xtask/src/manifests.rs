@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("gabion-augment", &["gabion-spec"]),
     ("gabion-corrupt", &[]),
     ("gabion-learn", &["gabion-kernels", "gabion-spec"]),
-    ("gabion-runtime", &["gabion-augment", "gabion-learn", "gabion-spec"]),
+    ("gabion-runtime", &["gabion-augment", "gabion-kernels", "gabion-learn", "gabion-spec"]),
     ("gabion-experiment", &["gabion-augment", "gabion-corrupt", "gabion-learn", "gabion-runtime", "gabion-spec"]),
     ("gabion", &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-spec"]),
     ("firmware-host", &["gabion-runtime", "gabion-spec"]),

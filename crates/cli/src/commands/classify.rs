@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Views of each picture; 1 is the whole picture.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
     views: u32,
+    /// End a vote once all views would give the same answer with this probability; 1 takes every view.
+    #[arg(long, default_value_t = 1.0)]
+    confidence: f32,
     /// Seeds the views.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -31,7 +34,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let (device, offered) = arguments.device.choose(output)?;
     let session = Session::new(Bundle::open(&bundle_path(&arguments.bundle), &device)?)?;
     let session = session.with_pipeline(wanted, &offered);
-    let options = Classify { views: arguments.views, seed: arguments.seed };
+    let options = Classify { views: arguments.views, confidence: arguments.confidence, seed: arguments.seed };
     let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for path in &arguments.images {
         // A broken picture does not keep the others from being classified.
@@ -43,9 +46,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
             }
         };
         let prediction = session.classify(&rgb, &options)?;
-        let top: Vec<_> = prediction.classes.iter().take(5).collect();
+        let top: Vec<_> = prediction.ranked(session.classes()).into_iter().take(5).collect();
         values.push(json!({
             "image": path, "views": prediction.views, "agreement": prediction.agreement,
+            "margin": prediction.margin,
             "milliseconds": prediction.milliseconds,
             "top": top.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect::<Vec<_>>(),
         }));

@@ -6,7 +6,7 @@ use super::peers::{Peer, PeerError};
 use crate::data::{Images, order};
 use crate::evaluate::Subject;
 use crate::measure::pixels;
-use gabion_learn::attack::{Campaign, Classifier, Image, Pass, Region, autoattack, first_of_greatest, run};
+use gabion_learn::attack::{Campaign, Image, Pass, Region, autoattack, first_of_greatest, run};
 use gabion_spec::{Attack, Pixels};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,7 +148,7 @@ pub fn compare(
     let indices = order::stratified(&test.labels, settings.images, settings.seed);
     let size = [test.height, test.width];
     let region = Region { norm: settings.norm, epsilon: settings.epsilon.0 };
-    let campaign = Campaign { victim: &victim, region, size, seed: settings.seed };
+    let campaign = Campaign { victim, region, size, seed: settings.seed };
     let mut rows: Vec<Row> = settings.attacks.iter().map(|&attack| Row::new(attack)).collect();
     let (mut clean, mut passes) = (0, Vec::new());
     let ask = |peer: &mut Peer, attack: &str, indices: &[usize]| -> Result<Answer, PeerError> {

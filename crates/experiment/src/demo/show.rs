@@ -102,7 +102,8 @@ fn whole_levels(images: &[f32], place: usize, test: &Images) -> Rgb {
 
 fn says(made: &Made, image: &Rgb) -> Result<(String, f32), ClassifyError> {
     let prediction = made.session.classify(image, &Classify::default())?;
-    Ok(prediction.classes.into_iter().next().expect("a head has classes"))
+    let (class, probability) = prediction.ranked(made.session.classes())[0];
+    Ok((class.to_string(), probability))
 }
 
 /// Writes the image and its attacks as files, and says what the models make of them.

@@ -61,7 +61,7 @@ fn a_demo_leaves_what_it_says_and_replaces_a_former_one() {
         let model = demo.models.iter().find(|model| model.name == classified.model).unwrap();
         let session = Session::new(Bundle::open(&model.bundle, &device()).unwrap()).unwrap();
         let said = session.classify(&image, &gabion_runtime::Classify::default()).unwrap();
-        assert_eq!(said.classes[0].0, classified.predicted);
+        assert_eq!(said.ranked(session.classes())[0].0, classified.predicted);
     }
     let budget = |name: &str| gabion_runtime::Rgb::open(&out.join(name)).unwrap().pixels;
     let clean = budget("clean.png");

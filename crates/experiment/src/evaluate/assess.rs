@@ -63,7 +63,7 @@ pub fn assess(
     }
     let battery = scene.battery();
     let victim = subject.victim();
-    let mut course = Course::new(&battery, &victim, observer)?;
+    let mut course = Course::new(&battery, victim, observer)?;
     let mut warnings = subject.warnings.clone();
     let over_views = match (recipe.protocol, &subject.parts) {
         (Protocol::Views, _) | (Protocol::All, Some(_)) => {
@@ -77,12 +77,12 @@ pub fn assess(
         for stage in stages(recipe.protocol, epsilon) {
             warnings.extend(stage.attacks.iter().filter_map(|attack| too_short(attack, epsilon)));
             warnings.extend(stage.attacks.iter().flat_map(|attack| notes(attack, subject.outputs)));
-            course.run(&battery, &victim, &stage, region, observer)?;
+            course.run(&battery, victim, &stage, region, observer)?;
         }
         let transferred = match beyond.source {
             Some(source) => {
                 let right = course.right();
-                let (order, attacked) = wide::transfer(&battery, &victim, source, region, &right, observer)?;
+                let (order, attacked) = wide::transfer(&battery, victim, source, region, &right, observer)?;
                 others.push(course.summary(format!("transfer from {}", source.name), &order, &attacked));
                 Some(attacked)
             }
@@ -90,7 +90,7 @@ pub fn assess(
         };
         if matches!(recipe.protocol, Protocol::Trust | Protocol::All) {
             let seen = trust::Beside { transferred: transferred.as_ref(), views: over_views.as_ref() };
-            let report = trust::examine(&battery, &victim, &course, region, &seen, observer)?;
+            let report = trust::examine(&battery, victim, &course, region, &seen, observer)?;
             if matches!(report.headline, Headline::Withheld(_)) {
                 course.withhold(region);
             }
@@ -99,9 +99,9 @@ pub fn assess(
     }
     let mut corrupted = None;
     if matches!(recipe.protocol, Protocol::Corruptions | Protocol::All) {
-        corrupted = Some(corruptions::measure(&battery, &victim, observer)?);
+        corrupted = Some(corruptions::measure(&battery, victim, observer)?);
         for &side in &beyond.patches {
-            let (order, attacked) = wide::patch(&battery, &victim, side, &course.right(), observer)?;
+            let (order, attacked) = wide::patch(&battery, victim, side, &course.right(), observer)?;
             others.push(course.summary(order.name.clone(), &order, &attacked));
         }
     }

@@ -11,6 +11,7 @@ use gabion_augment::{Draw, ViewId, sample};
 use gabion_learn::Mode;
 use gabion_learn::attack::{Classifier, Gradient, Pass};
 use gabion_runtime::Pipeline;
+use gabion_runtime::frozen::Frozen;
 use gabion_runtime::pipeline::Source;
 use std::cell::RefCell;
 
@@ -68,6 +69,9 @@ impl Over<'_> {
 
     /// Logits, and where `weights` are given the gradient with respect to the views.
     fn back(&self, views: Tensor<4>, weights: Option<Weights<'_>>) -> (Vec<f32>, Option<Tensor<4>>) {
+        if let Some(frozen) = &self.parts.frozen {
+            return self.back_on_cpu(frozen, views, weights);
+        }
         let Some(weights) = weights else { return (host(self.classify(views)), None) };
         let leaf = Tensor::from_inner(views).require_grad();
         let graph = self.classify(leaf.clone());
@@ -77,6 +81,41 @@ impl Over<'_> {
         let mut gradients = (graph * weights).sum().backward();
         let gradient = leaf.grad_remove(&mut gradients).unwrap_or_else(|| leaf.inner().zeros_like());
         (logits, Some(gradient))
+    }
+
+    /// The same where the network is prepared: the head is linear, so that the mean of the views' logits are those of
+    /// their mean feature.
+    fn back_on_cpu(
+        &self,
+        frozen: &Frozen,
+        views: Tensor<4>,
+        weights: Option<Weights<'_>>,
+    ) -> (Vec<f32>, Option<Tensor<4>>) {
+        let shape = views.dims();
+        let x = host(views);
+        let mean = |each: &[f32]| -> Vec<f32> {
+            let means = each.chunks_exact(self.views * self.classes).flat_map(|views| {
+                let sum =
+                    |class: usize| views.iter().skip(class).step_by(self.classes).map(|&v| f64::from(v)).sum::<f64>();
+                (0..self.classes).map(move |class| (sum(class) / self.views as f64) as f32)
+            });
+            means.collect()
+        };
+        let mut each = vec![0.0; shape[0] * self.classes];
+        let Some(weights) = weights else {
+            frozen.forward(&x, frozen.last(), &mut each);
+            return (mean(&each), None);
+        };
+        let mut dx = vec![0.0; x.len()];
+        let mut logits = Vec::new();
+        let mut of_each = |each: &[f32]| -> Vec<f32> {
+            logits = mean(each);
+            let shared = weights(&logits);
+            let of_view = |image: &[f32]| image.iter().map(|weight| weight / self.views as f32).collect::<Vec<_>>();
+            shared.chunks_exact(self.classes).flat_map(|image| of_view(image).repeat(self.views)).collect()
+        };
+        frozen.gradient(&x, frozen.last(), &mut of_each, &mut each, &mut dx);
+        (logits, Some(Tensor::from_data(TensorData::new(dx, shape), &self.device)))
     }
 
     /// Some images at a time, so that memory stays bounded.

@@ -5,6 +5,7 @@ use crate::measure::{Error, Result, hexadecimal};
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use gabion_learn::networks::{Architecture, Network};
+use gabion_runtime::devices::is_cpu;
 use gabion_spec::Input;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -53,10 +54,15 @@ impl Subject {
         let build = |tensors, device| Network::build(tensors, &device).map_err(|error| wrong(error.to_string()));
         let plain = build(tensors.clone(), device.clone().inner())?;
         let graph = build(tensors, device.clone().autodiff())?;
+        let input = Input { height: 32, width: 32 };
+        let frozen = is_cpu(device).then(|| plain.freeze([32, 32]));
         let classify = move |x: Tensor<4>| if x.device().is_autodiff() { graph.logits(x) } else { plain.logits(x) };
         let name = path.file_stem().map_or_else(|| "network".into(), |stem| stem.to_string_lossy().into_owned());
         let weights = hexadecimal(&Sha256::digest(&bytes));
-        let input = Input { height: 32, width: 32 };
-        Ok(Self::function(name, weights, (input, outputs), classify, device))
+        let subject = Self::function(name, weights, (input, outputs), classify, device);
+        Ok(match frozen {
+            Some(frozen) => subject.prepared(frozen),
+            None => subject,
+        })
     }
 }

@@ -7,7 +7,10 @@ use burn::tensor::Device;
 use gabion_learn::attack::{Classifier, Network};
 use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::Bundle;
+use gabion_runtime::devices::is_cpu;
+use gabion_runtime::frozen::{Frozen, network};
 use gabion_spec::{Augment, Crop, HeadKind, Input};
+use std::sync::Arc;
 
 /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, with autodiff where the images are.
 type Classify = Box<dyn Fn(Tensor<4>) -> Tensor<2>>;
@@ -28,8 +31,15 @@ pub struct Subject {
     pub warnings: Vec<String>,
     /// Encoder and head, where it has them: a classifier over many crops needs both.
     pub(crate) parts: Option<Parts>,
-    classify: Classify,
+    victim: Victim,
     device: Device,
+}
+
+/// What computes logits and gradients of whole images.
+enum Victim {
+    Device(Network<Classify>),
+    /// The same prepared for the CPU.
+    Cpu(Arc<Frozen>),
 }
 
 /// What a classifier over crops is made of.
@@ -40,6 +50,8 @@ pub(crate) struct Parts {
     pub(crate) graph: (Model, Head),
     /// How crops are drawn: as in pretraining, without colours.
     pub(crate) augment: Augment,
+    /// Both prepared for the CPU, where that is the device.
+    pub(crate) frozen: Option<Arc<Frozen>>,
 }
 
 impl Subject {
@@ -65,6 +77,7 @@ impl Subject {
             flip: trained.map_or(0.5, |augment| augment.flip),
             ..Augment::identity([manifest.input.height, manifest.input.width])
         };
+        let frozen = is_cpu(&device).then(|| Arc::new(network(&bundle.stored(), manifest.input).net));
         let classify: Classify = {
             let (plain, graph) = (plain.clone(), graph.clone());
             Box::new(move |x| {
@@ -79,8 +92,11 @@ impl Subject {
             classes: manifest.classes.clone(),
             outputs,
             warnings,
-            parts: Some(Parts { plain, graph, augment }),
-            classify,
+            parts: Some(Parts { plain, graph, augment, frozen: frozen.clone() }),
+            victim: match frozen {
+                Some(frozen) => Victim::Cpu(frozen),
+                None => Victim::on(&device, manifest.input, outputs, classify),
+            },
             device,
         })
     }
@@ -101,23 +117,34 @@ impl Subject {
             outputs,
             warnings: Vec::new(),
             parts: None,
-            classify: Box::new(classify),
+            victim: Victim::on(device, input, outputs, Box::new(classify)),
             device: device.clone().inner(),
         }
     }
 
+    /// The same function, prepared for the CPU: what is attacked from now on.
+    #[must_use]
+    pub(crate) fn prepared(self, frozen: Frozen) -> Self {
+        Self { victim: Victim::Cpu(Arc::new(frozen)), ..self }
+    }
+
     /// As an attack sees it.
-    pub fn victim(&self) -> impl Classifier + '_ {
-        Network {
-            classify: &self.classify,
-            size: [self.input.height as usize, self.input.width as usize],
-            classes: self.outputs,
-            device: self.device.clone(),
+    pub fn victim(&self) -> &dyn Classifier {
+        match &self.victim {
+            Victim::Device(network) => network,
+            Victim::Cpu(frozen) => &**frozen,
         }
     }
 
     /// Where it computes, without autodiff.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+}
+
+impl Victim {
+    fn on(device: &Device, input: Input, classes: usize, classify: Classify) -> Self {
+        let size = [input.height as usize, input.width as usize];
+        Self::Device(Network { classify, size, classes, device: device.clone().inner() })
     }
 }

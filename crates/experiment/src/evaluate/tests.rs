@@ -1,7 +1,7 @@
 use super::*;
 use crate::measure::pixels;
 use crate::toy;
-use gabion_learn::attack::{Classifier, Pass, Region, first_of_greatest};
+use gabion_learn::attack::{Pass, Region, first_of_greatest};
 use gabion_runtime::Bundle;
 use safetensors::SafeTensors;
 

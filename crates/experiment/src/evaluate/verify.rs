@@ -4,7 +4,7 @@ use super::files::{ABOUT, About, tensor_name};
 use super::{Scene, Subject};
 use crate::data::Images;
 use crate::measure::{Error, Result, pixels};
-use gabion_learn::attack::{Classifier, FRESH, Pass, Region, first_of_greatest};
+use gabion_learn::attack::{FRESH, Pass, Region, first_of_greatest};
 use gabion_spec::{Norm, Pixels};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;

@@ -9,97 +9,211 @@ use crate::level::Kernel;
 use crate::scratch::Scratch;
 use crate::vector::Vector;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Packed planes of the images that are worked on together should stay in a second-level cache.
 const GROUP_VALUES: usize = 48 * 1024;
 
 pub(super) fn forward(level: Level, conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
-    let &Conv2d { kernel, channels_in, channels_out, .. } = conv;
-    let plane = Plane::of_input(conv);
-    let tap = |tap| {
-        let (ky, kx) = (tap / kernel, tap % kernel);
-        Tap { offset: plane.tap(ky, kx), ky, kx: kx.cast_signed() }
-    };
-    let part = Part {
-        taps: (0..kernel * kernel).map(tap).collect(),
-        rows: (0..conv.out_height())
-            .map(|oy| Row { from: plane.offset((0, 0), oy, 0), to: oy * conv.out_width() * channels_out })
-            .collect(),
-        columns: conv.out_width(),
-        column_step: channels_out,
-    };
-    let index = |depth: usize, lane: usize, tap: Tap| {
-        Some(((lane * channels_in + depth) * kernel + tap.ky) * kernel + tap.kx.cast_unsigned())
-    };
-    run(level, &plane, channels_out, &[part], index, x, weights, y);
+    Walk::forward(level, conv, weights).over(x, y);
 }
 
-/// `dx[iy, ix] = sum over (ky, kx) of dy[oy, ox] w[ky, kx]` where `iy + padding = oy * stride + ky`. Input rows that
-/// share the remainder of `iy + padding` see the same taps at the same places relative to `u = (iy + padding) / stride`,
-/// so each pair of remainders is one unstrided convolution of `dy` and no multiplication meets an inserted zero.
-///
-/// A picture's few channels would leave most lanes idle. Without a stride, `fold` neighbouring pixels share a vector:
-/// a convolution of `fold` times the channels, `fold` columns apart, with a kernel `fold - 1` wider.
 pub(super) fn input_grad(level: Level, conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
-    let &Conv2d { height, width, kernel, stride, padding, channels_in, channels_out, .. } = conv;
-    let reach = (kernel - 1) / stride;
-    let fold = if stride == 1 { fold(level.lanes() / channels_in, width) } else { 1 };
-    // Packed row r is dy row `r + first - reach`, with `first` the smallest u of any input row.
-    let first = padding / stride;
-    let origin = first.cast_signed() - reach.cast_signed();
-    let span = |length: usize| (length - 1 + padding) / stride - first + 1 + reach;
-    let plane = Plane {
-        height: conv.out_height(),
-        width: conv.out_width(),
-        channels: channels_out,
-        stride_y: 1,
-        stride_x: fold,
-        phases_y: 1,
-        phases_x: fold,
-        origin_y: origin,
-        origin_x: origin,
-        rows: span(height),
-        columns: span(width).div_ceil(fold),
-    };
-    // The first input position of a phase: the smallest i with (i + padding) % stride == phase.
-    let start = |phase: usize| (phase + stride - padding % stride) % stride;
-    let mut parts = Vec::new();
-    for p in 0..stride {
-        for q in 0..stride {
-            let (top, left) = (start(p), start(q));
-            if top >= height || left >= width {
-                continue;
-            }
-            let column = (left + padding) / stride - first;
-            // Tap k looks back by k / stride pixels, counted from `reach` before; other pixels of a fold look further.
-            let across = |ky: usize| {
-                (0..reach + fold).filter_map(move |shift| {
-                    let kx = (reach.cast_signed() - shift.cast_signed()) * stride.cast_signed() + q.cast_signed();
-                    let offset = plane.tap(reach - ky / stride, shift);
-                    (kx < kernel.cast_signed()).then_some(Tap { offset, ky, kx })
-                })
-            };
-            parts.push(Part {
-                taps: (p..kernel).step_by(stride).flat_map(across).collect(),
-                rows: (top..height)
-                    .step_by(stride)
-                    .map(|iy| Row {
-                        from: plane.offset((0, 0), (iy + padding) / stride - first, column),
-                        to: (iy * width + left) * channels_in,
+    Walk::input_grad(level, conv, weights).over(dy, dx);
+}
+
+/// A convolution or its input gradient with the weights packed: made once, run over any number of images.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    level: Level,
+    plane: Plane,
+    matrix: Matrix,
+    parts: Vec<Packed>,
+    /// Values of an image that is read, and of one that is written.
+    from: usize,
+    to: usize,
+}
+
+/// What a walk does with what it finds where it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Over,
+    Add,
+}
+
+impl Walk {
+    /// See [`super::conv2d`].
+    pub(crate) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        let &Conv2d { kernel, channels_in, channels_out, .. } = conv;
+        let plane = Plane::of_input(conv);
+        let tap = |tap| {
+            let (ky, kx) = (tap / kernel, tap % kernel);
+            Tap { offset: plane.tap(ky, kx), ky, kx: kx.cast_signed() }
+        };
+        let part = Part {
+            taps: (0..kernel * kernel).map(tap).collect(),
+            rows: (0..conv.out_height())
+                .map(|oy| Row { from: plane.offset((0, 0), oy, 0), to: oy * conv.out_width() * channels_out })
+                .collect(),
+            columns: conv.out_width(),
+            column_step: channels_out,
+        };
+        let index = |depth: usize, lane: usize, tap: Tap| {
+            Some(((lane * channels_in + depth) * kernel + tap.ky) * kernel + tap.kx.cast_unsigned())
+        };
+        Self::new(
+            level,
+            plane,
+            channels_out,
+            &[part],
+            index,
+            weights,
+            [conv.input_len(), conv.output_len()],
+            conv.batch,
+        )
+    }
+
+    /// `dx[iy, ix] = sum over (ky, kx) of dy[oy, ox] w[ky, kx]` where `iy + padding = oy * stride + ky`. Input rows that
+    /// share the remainder of `iy + padding` see the same taps at the same places relative to `u = (iy + padding) / stride`,
+    /// so each pair of remainders is one unstrided convolution of `dy` and no multiplication meets an inserted zero.
+    ///
+    /// A picture's few channels would leave most lanes idle. Without a stride, `fold` neighbouring pixels share a vector:
+    /// a convolution of `fold` times the channels, `fold` columns apart, with a kernel `fold - 1` wider.
+    pub(crate) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        let &Conv2d { height, width, kernel, stride, padding, channels_in, channels_out, .. } = conv;
+        let reach = (kernel - 1) / stride;
+        let fold = if stride == 1 { fold(level.lanes() / channels_in, width) } else { 1 };
+        // Packed row r is dy row `r + first - reach`, with `first` the smallest u of any input row.
+        let first = padding / stride;
+        let origin = first.cast_signed() - reach.cast_signed();
+        let span = |length: usize| (length - 1 + padding) / stride - first + 1 + reach;
+        let plane = Plane {
+            height: conv.out_height(),
+            width: conv.out_width(),
+            channels: channels_out,
+            stride_y: 1,
+            stride_x: fold,
+            phases_y: 1,
+            phases_x: fold,
+            origin_y: origin,
+            origin_x: origin,
+            rows: span(height),
+            columns: span(width).div_ceil(fold),
+        };
+        // The first input position of a phase: the smallest i with (i + padding) % stride == phase.
+        let start = |phase: usize| (phase + stride - padding % stride) % stride;
+        let mut parts = Vec::new();
+        for p in 0..stride {
+            for q in 0..stride {
+                let (top, left) = (start(p), start(q));
+                if top >= height || left >= width {
+                    continue;
+                }
+                let column = (left + padding) / stride - first;
+                // Tap k looks back by k / stride pixels, counted from `reach` before; other pixels of a fold look further.
+                let across = |ky: usize| {
+                    (0..reach + fold).filter_map(move |shift| {
+                        let kx = (reach.cast_signed() - shift.cast_signed()) * stride.cast_signed() + q.cast_signed();
+                        let offset = plane.tap(reach - ky / stride, shift);
+                        (kx < kernel.cast_signed()).then_some(Tap { offset, ky, kx })
                     })
-                    .collect(),
-                columns: (width - left).div_ceil(stride * fold),
-                column_step: stride * fold * channels_in,
+                };
+                parts.push(Part {
+                    taps: (p..kernel).step_by(stride).flat_map(across).collect(),
+                    rows: (top..height)
+                        .step_by(stride)
+                        .map(|iy| Row {
+                            from: plane.offset((0, 0), (iy + padding) / stride - first, column),
+                            to: (iy * width + left) * channels_in,
+                        })
+                        .collect(),
+                    columns: (width - left).div_ceil(stride * fold),
+                    column_step: stride * fold * channels_in,
+                });
+            }
+        }
+        let index = |depth: usize, lane: usize, tap: Tap| {
+            let kx = tap.kx + (lane / channels_in).cast_signed();
+            let inside = (0..kernel.cast_signed()).contains(&kx);
+            let row = ((depth * channels_in + lane % channels_in) * kernel + tap.ky) * kernel;
+            inside.then(|| row + kx.cast_unsigned())
+        };
+        let sizes = [conv.output_len(), conv.input_len()];
+        Self::new(level, plane, fold * channels_in, &parts, index, weights, sizes, conv.batch)
+    }
+
+    /// `index` gives a weight's place in OIHW from (depth, lane, tap); `sizes` are the values read and written, of `batch`
+    /// images.
+    #[allow(clippy::too_many_arguments)] // the operands of one convolution
+    fn new(
+        level: Level,
+        plane: Plane,
+        lanes: usize,
+        parts: &[Part],
+        index: impl Fn(usize, usize, Tap) -> Option<usize> + Sync,
+        weights: &[f32],
+        sizes: [usize; 2],
+        batch: usize,
+    ) -> Self {
+        let matrix = Matrix { depth: plane.channels, block: plane.block(), lanes, vector: level.lanes() };
+        let [from, to] = sizes.map(|size| size / batch);
+        let group = (GROUP_VALUES / plane.len()).clamp(1, batch);
+        let pack = |part: &Part| {
+            let mut packed = Scratch::of(matrix.padded_lanes() * part.taps.len() * matrix.depth);
+            matrix.pack(&part.taps, weights, packed.as_mut_slice(), &index);
+            let rows = (0..group).flat_map(|image| {
+                part.rows.iter().map(move |row| Row { from: row.from + image * plane.len(), to: row.to + image * to })
             });
+            Packed {
+                taps: part.taps.iter().map(|tap| tap.offset).collect(),
+                weights: packed,
+                rows: rows.collect(),
+                rows_per_image: part.rows.len(),
+                columns: part.columns,
+                column_step: part.column_step,
+            }
+        };
+        Self { level, plane, matrix, parts: parts.iter().map(pack).collect(), from, to }
+    }
+
+    /// Values of the packed weights.
+    pub(crate) fn weights(&self) -> usize {
+        self.parts.iter().map(|part| part.weights.as_slice().len()).sum()
+    }
+
+    /// Values of the planes that so many images are packed into.
+    pub(crate) fn planes(&self, images: usize) -> usize {
+        images.min(self.group()) * self.plane.len() + SLACK
+    }
+
+    /// The most images that share packed planes.
+    fn group(&self) -> usize {
+        self.parts.first().map_or(1, |part| part.rows.len() / part.rows_per_image)
+    }
+
+    /// Over a batch, on all threads.
+    fn over(&self, from: &[f32], to: &mut [f32]) {
+        let batch = from.len() / self.from;
+        // No output depends on how images are grouped, so the number of threads may decide.
+        let group = self.group().min(batch.div_ceil(4 * rayon::current_num_threads())).max(1);
+        to.par_chunks_mut(group * self.to)
+            .zip(from.par_chunks(group * self.from))
+            .for_each(|(to, from)| self.level.run(Group { walk: self, from, to, rows: None, write: Write::Over }));
+    }
+
+    /// Over a few images, on this thread.
+    pub(crate) fn images(&self, from: &[f32], to: &mut [f32], write: Write) {
+        let group = self.group();
+        for (to, from) in to.chunks_mut(group * self.to).zip(from.chunks(group * self.from)) {
+            self.level.run(Group { walk: self, from, to, rows: None, write });
         }
     }
-    let index = |depth: usize, lane: usize, tap: Tap| {
-        let kx = tap.kx + (lane / channels_in).cast_signed();
-        let inside = (0..kernel.cast_signed()).contains(&kx);
-        let row = ((depth * channels_in + lane % channels_in) * kernel + tap.ky) * kernel;
-        inside.then(|| row + kx.cast_unsigned())
-    };
-    run(level, &plane, fold * channels_in, &parts, index, dy, weights, dx);
+
+    /// Some rows of one image of a forward pass, on this thread; `to` holds those rows.
+    pub(crate) fn rows(&self, from: &[f32], to: &mut [f32], rows: Range<usize>) {
+        assert!(self.parts.len() == 1 && from.len() == self.from, "rows are those of one image's forward pass");
+        self.level.run(Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
+    }
 }
 
 /// The largest number of pixels, at most `most`, that divides a row.
@@ -127,6 +241,7 @@ struct Part {
 }
 
 /// A part with its weights packed, its taps turned to offsets and its rows laid out for a group of images.
+#[derive(Debug)]
 struct Packed {
     taps: Vec<usize>,
     weights: Scratch,
@@ -136,79 +251,42 @@ struct Packed {
     column_step: usize,
 }
 
-/// Convolves with every part. `index` gives a weight's place in OIHW from (depth, lane, tap).
-#[allow(clippy::too_many_arguments)] // the operands of one convolution
-fn run(
-    level: Level,
-    plane: &Plane,
-    lanes: usize,
-    parts: &[Part],
-    index: impl Fn(usize, usize, Tap) -> Option<usize> + Sync,
-    from: &[f32],
-    weights: &[f32],
-    to: &mut [f32],
-) {
-    let image_from = plane.height * plane.width * plane.channels;
-    let batch = from.len() / image_from;
-    let image_to = to.len() / batch;
-    // No output depends on how images are grouped, so the number of threads may decide.
-    let group = (GROUP_VALUES / plane.len()).min(batch.div_ceil(4 * rayon::current_num_threads())).max(1);
-    let matrix = Matrix { depth: plane.channels, block: plane.block(), lanes, vector: level.lanes() };
-    let packed: Vec<Packed> = parts
-        .iter()
-        .map(|part| {
-            let mut packed = Scratch::of(matrix.padded_lanes() * part.taps.len() * matrix.depth);
-            matrix.pack(&part.taps, weights, packed.as_mut_slice(), &index);
-            let rows = (0..group).flat_map(|image| {
-                part.rows
-                    .iter()
-                    .map(move |row| Row { from: row.from + image * plane.len(), to: row.to + image * image_to })
-            });
-            Packed {
-                taps: part.taps.iter().map(|tap| tap.offset).collect(),
-                weights: packed,
-                rows: rows.collect(),
-                rows_per_image: part.rows.len(),
-                columns: part.columns,
-                column_step: part.column_step,
-            }
-        })
-        .collect();
-    to.par_chunks_mut(group * image_to).zip(from.par_chunks(group * image_from)).for_each(|(to, from)| {
-        level.run(Group { plane, matrix, image_from, packed: &packed, from, to });
-    });
-}
-
 /// Packs the planes of a few images, then runs every part over them.
 struct Group<'a> {
-    plane: &'a Plane,
-    matrix: Matrix,
-    image_from: usize,
-    packed: &'a [Packed],
+    walk: &'a Walk,
     from: &'a [f32],
     to: &'a mut [f32],
+    /// Rows of the one image, when it is not all of them.
+    rows: Option<Range<usize>>,
+    write: Write,
 }
 
 impl Kernel for Group<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let images = self.from.len() / self.image_from;
-        let mut planes = Scratch::of(images * self.plane.len() + SLACK);
-        for (image, plane) in
-            self.from.chunks_exact(self.image_from).zip(planes.as_mut_slice().chunks_exact_mut(self.plane.len()))
+        let Walk { plane, matrix, parts, from: image_from, .. } = self.walk;
+        let images = self.from.len() / image_from;
+        let mut planes = Scratch::of(images * plane.len() + SLACK);
+        for (image, packed) in
+            self.from.chunks_exact(*image_from).zip(planes.as_mut_slice().chunks_exact_mut(plane.len()))
         {
-            self.plane.pack::<V>(image, plane);
+            plane.pack::<V>(image, packed);
         }
-        for part in self.packed {
+        for part in parts {
+            let rows = self.rows.clone().unwrap_or(0..images * part.rows_per_image);
+            let rows = &part.rows[rows];
             let sweep = Sweep {
-                matrix: self.matrix,
+                matrix: *matrix,
                 planes: planes.as_slice(),
-                block_pitch: self.plane.block_pitch(),
+                block_pitch: plane.block_pitch(),
                 taps: &part.taps,
                 weights: part.weights.as_slice(),
-                rows: &part.rows[..images * part.rows_per_image],
+                rows,
+                // A forward pass writes its rows in order; elsewhere the output begins where the image does.
+                origin: if self.rows.is_some() { rows[0].to } else { 0 },
                 columns: part.columns,
                 column_step: part.column_step,
+                add: self.write == Write::Add,
                 output: &mut *self.to,
             };
             sweep.run::<V>();

@@ -26,9 +26,13 @@ pub(super) struct Sweep<'a> {
     /// See [`Matrix::pack`].
     pub weights: &'a [f32],
     pub rows: &'a [Row],
+    /// The place that `output` begins at, in the numbers of the rows.
+    pub origin: usize,
     pub columns: usize,
     /// Distance between output pixels of a row, in values.
     pub column_step: usize,
+    /// Adds to what is there instead of overwriting it.
+    pub add: bool,
     pub output: &'a mut [f32],
 }
 
@@ -66,7 +70,8 @@ impl Sweep<'_> {
     /// The tiles use raw pointers: the furthest they go is checked once, here.
     fn check_reach(&self) {
         let from = self.rows.iter().map(|row| row.from).max().unwrap_or(0);
-        let to = self.rows.iter().map(|row| row.to).max().unwrap_or(0);
+        let to = self.rows.iter().map(|row| row.to).max().unwrap_or(0) - self.origin;
+        assert!(self.rows.iter().all(|row| row.to >= self.origin), "a row lies before the output");
         let tap = self.taps.iter().max().copied().unwrap_or(0);
         let blocks = self.matrix.depth.div_ceil(self.matrix.block);
         // A tile may look at up to 15 columns beyond the last one.
@@ -227,14 +232,14 @@ impl Sweep<'_> {
             }
             for r in 0..valid_rows.min(PIXELS / COLUMNS) {
                 for c in 0..valid_columns.min(COLUMNS) {
-                    let to = rows[r].to + (column + c) * self.column_step + pass.lane;
+                    let to = rows[r].to - self.origin + (column + c) * self.column_step + pass.lane;
                     let to = self.output.as_mut_ptr().add(to);
                     let from = done.as_ptr().add((r * COLUMNS + c) * width);
                     for v in 0..VECTORS {
                         let to = to.add(v * V::LANES);
                         let lanes = valid_lanes - v * V::LANES;
                         let mut sum = V::load(from.add(v * V::LANES));
-                        if first_block > 0 {
+                        if first_block > 0 || self.add {
                             sum = sum.add(V::load_up_to(to, lanes));
                         }
                         sum.store_up_to(to, lanes);

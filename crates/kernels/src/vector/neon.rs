@@ -79,4 +79,20 @@ impl Vector for Neon {
             Self(vreinterpretq_f32_u32(vandq_u32(positive, vreinterpretq_u32_f32(self.0))))
         }
     }
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        // SAFETY: NEON was detected; the array has four values.
+        unsafe {
+            let positive = vcgtq_f32(self.0, vdupq_n_f32(0.0));
+            vaddvq_u32(vandq_u32(positive, vld1q_u32([1, 2, 4, 8].as_ptr()))) as u16
+        }
+    }
+    #[inline(always)]
+    fn only(self, bits: u16) -> Self {
+        // SAFETY: NEON was detected; the array has four values.
+        unsafe {
+            let set = vtstq_u32(vdupq_n_u32(u32::from(bits)), vld1q_u32([1, 2, 4, 8].as_ptr()));
+            Self(vreinterpretq_f32_u32(vandq_u32(set, vreinterpretq_u32_f32(self.0))))
+        }
+    }
 }

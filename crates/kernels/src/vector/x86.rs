@@ -76,6 +76,16 @@ impl Vector for Avx512 {
             Self(_mm512_maskz_mov_ps(positive, self.0))
         }
     }
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        // SAFETY: AVX-512F was detected.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, _mm512_setzero_ps()) }
+    }
+    #[inline(always)]
+    fn only(self, bits: u16) -> Self {
+        // SAFETY: AVX-512F was detected.
+        Self(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
+    }
 }
 
 /// Eight lanes, 16 registers.
@@ -153,6 +163,21 @@ impl Vector for Avx2 {
         unsafe {
             let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(gate.0, _mm256_setzero_ps());
             Self(_mm256_and_ps(positive, self.0))
+        }
+    }
+    #[inline(always)]
+    fn positive(self) -> u16 {
+        // SAFETY: AVX was detected.
+        let mask = unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self.0, _mm256_setzero_ps())) };
+        mask.cast_unsigned() as u16
+    }
+    #[inline(always)]
+    fn only(self, bits: u16) -> Self {
+        // SAFETY: AVX2 was detected.
+        unsafe {
+            let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), lane);
+            Self(_mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)), self.0))
         }
     }
 }

@@ -49,6 +49,24 @@ pub trait Classifier {
     fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient;
 }
 
+impl<T: Classifier + ?Sized> Classifier for &T {
+    fn classes(&self) -> usize {
+        T::classes(self)
+    }
+
+    fn random(&self) -> bool {
+        T::random(self)
+    }
+
+    fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
+        T::logits(self, x, pass)
+    }
+
+    fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
+        T::gradient(self, x, pass, weights)
+    }
+}
+
 /// A function of tensors as a [`Classifier`], differentiated by Burn.
 pub struct Network<F> {
     /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, on the device that the images are on: an autodiff
@@ -97,4 +115,24 @@ impl<F: Fn(Tensor<4>) -> Tensor<2>> Classifier for Network<F> {
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data_as::<f32>().try_into_vec::<f32>().expect("f32 was asked for")
+}
+
+/// A network on the CPU, in which nothing of Burn takes part; its last activations are the logits.
+impl Classifier for gabion_kernels::Frozen {
+    fn classes(&self) -> usize {
+        self.len_of(self.last())
+    }
+
+    fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
+        let mut logits = vec![0.0; pass.images.len() * self.classes()];
+        self.forward(x, self.last(), &mut logits);
+        logits
+    }
+
+    fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
+        let mut logits = vec![0.0; pass.images.len() * self.classes()];
+        let mut dx = vec![0.0; x.len()];
+        gabion_kernels::Frozen::gradient(self, x, self.last(), weights, &mut logits, &mut dx);
+        Gradient { logits, x: dx }
+    }
 }

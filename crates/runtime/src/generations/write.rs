@@ -41,7 +41,7 @@ impl From<io::Error> for Filling {
 }
 
 /// Writes a new generation, adapted from `parent`, and returns when it will outlast a loss of power: `fill` writes a
-/// bundle into the folder that it gets, as [`crate::Bundle::write`] does. The result is checked as a reader checks it before
+/// bundle into the folder that it gets, as [`crate::Stored::write`] does. The result is checked as a reader checks it before
 /// it gets its name. Then all but the last [`KEPT`] sound generations are removed.
 ///
 /// # Errors

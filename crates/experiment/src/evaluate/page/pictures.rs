@@ -3,7 +3,7 @@
 use crate::data::Images;
 use crate::evaluate::{Evaluation, Subject};
 use crate::report::Picture;
-use gabion_learn::attack::{Classifier, FRESH, Pass, first_of_greatest};
+use gabion_learn::attack::{FRESH, Pass, first_of_greatest};
 use gabion_runtime::Rgb;
 
 /// At most `most` images that fell at the largest budget whose adversarial images were kept, of as many classes as there

@@ -1,0 +1,165 @@
+use super::*;
+use crate::Tensor;
+use gabion_spec as spec;
+use gabion_spec::{Depth, Encoder, Input, Precision, Projector, Stem};
+use std::collections::BTreeMap;
+
+/// The manifest of a classifier; the writer fills in the weights' file and hash.
+pub(crate) fn manifest(encoder: Encoder, projector: Projector, input: Input, classes: usize) -> Manifest {
+    Manifest {
+        format: spec::FORMAT_VERSION,
+        name: "test".into(),
+        encoder,
+        projector,
+        input,
+        classes: (0..classes).map(|class| format!("class {class}")).collect(),
+        head: Some(spec::Head {
+            kind: spec::HeadKind::Linear,
+            recipe: spec::Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 },
+        }),
+        pretrain: None,
+        finetune: Vec::new(),
+        data: None,
+        weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
+        claims: Vec::new(),
+        writer: "test".into(),
+    }
+}
+
+/// A small network of weights that look random.
+fn stored() -> Stored {
+    let (encoder, projector) =
+        (Encoder { depth: Depth::Resnet18, width: 4, stem: Stem::Cifar }, Projector { hidden: 12, output: 5 });
+    let shapes = crate::weights::shapes(&encoder, &projector, 7).expect("it is small");
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let tensor = |(name, shape): (String, Vec<u64>)| {
+        let shape: Vec<usize> = shape.into_iter().map(|side| side as usize).collect();
+        let count: usize = shape.iter().product();
+        let spread = (2.0 * shape[0] as f32 / count as f32).sqrt().max(0.2);
+        let around =
+            if name.ends_with("running_var") || name.contains("bn") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let values = (0..count).map(|_| around + spread.min(0.9) * noise()).collect();
+        (name, Tensor { shape, values })
+    };
+    let tensors: BTreeMap<String, Tensor> = shapes.into_iter().map(tensor).collect();
+    Stored { manifest: manifest(encoder, projector, Input { height: 16, width: 16 }, 7), tensors }
+}
+
+fn picture(height: usize, width: usize, seed: usize) -> Rgb {
+    let byte = |at: usize| ((at * 2_654_435_761 + seed * 97) >> 7) as u8;
+    Rgb { height, width, pixels: (0..3 * height * width).map(byte).collect() }
+}
+
+#[test]
+fn probabilities_are_a_distribution_and_the_label_is_their_first() {
+    let session = Session::of(&stored()).unwrap();
+    for views in [1, 2, 16, 70] {
+        let said = session.classify(&picture(24, 20, 1), &Classify { views, ..Classify::default() }).unwrap();
+        assert!((said.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        let ranked = said.ranked(session.classes());
+        assert_eq!(ranked[0].0, session.classes()[said.label]);
+        assert!((ranked[0].1 - ranked[1].1 - said.margin).abs() < 1e-6);
+        assert_eq!(said.views, views);
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_predictions_on_any_thread() {
+    let session = Session::of(&stored()).unwrap();
+    let images: Vec<Rgb> = (0..6).map(|seed| picture(20, 20, seed)).collect();
+    let options = Classify { views: 12, seed: 3, ..Classify::default() };
+    let probabilities = |said: Vec<Prediction>| said.into_iter().map(|said| said.probabilities).collect::<Vec<_>>();
+    let once = probabilities(session.classify_all(&images, &options).unwrap());
+    std::thread::scope(|scope| {
+        let others: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| probabilities(session.classify_all(&images, &options).unwrap()))).collect();
+        for other in others {
+            assert_eq!(other.join().unwrap(), once);
+        }
+    });
+    let other = session.classify(&images[0], &Classify { seed: 4, ..options }).unwrap();
+    assert_ne!(other.probabilities, once[0]);
+}
+
+#[test]
+fn a_vote_may_end_early_and_says_so() {
+    let session = Session::of(&stored()).unwrap();
+    let mut fewer = 0;
+    for seed in 0..8 {
+        let image = picture(32, 32, seed);
+        let all = Classify { views: 64, seed: 1, confidence: 1.0 };
+        let whole = session.classify(&image, &all).unwrap();
+        let early = session.classify(&image, &Classify { confidence: 0.999, ..all }).unwrap();
+        assert_eq!((whole.views, whole.label), (64, early.label));
+        fewer += usize::from(early.views < 64);
+    }
+    assert!(fewer > 0, "no vote of eight ended early");
+}
+
+#[test]
+fn a_budget_bounds_the_views_at_once_and_changes_no_answer() {
+    let stored = stored();
+    let free = Session::of(&stored).unwrap();
+    let needs = free.bytes(1);
+    assert!(free.bytes(64) > needs);
+    let bound = Session::of(&stored).unwrap().with_memory(free.bytes(4)).unwrap();
+    assert!(bound.batch() >= 4 && bound.batch() < 64);
+    let options = Classify { views: 50, ..Classify::default() };
+    let (a, b) = (picture(20, 30, 1), picture(20, 30, 1));
+    assert_eq!(free.classify(&a, &options).unwrap().probabilities, bound.classify(&b, &options).unwrap().probabilities);
+    let error = Session::of(&stored).unwrap().with_memory(needs - 1).unwrap_err();
+    assert_eq!(error, ClassifyError::Memory { needs, budget: needs - 1 });
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let session = Session::of(&stored()).unwrap();
+    let refused = |options: Classify| session.classify(&picture(8, 8, 0), &options).unwrap_err().to_string();
+    assert!(refused(Classify { views: 0, ..Classify::default() }).contains("views is 0"));
+    assert!(refused(Classify { views: 9999, ..Classify::default() }).contains("views is 9999"));
+    assert!(refused(Classify { confidence: f32::NAN, ..Classify::default() }).contains("confidence is NaN"));
+    assert!(refused(Classify { confidence: 0.4, ..Classify::default() }).contains("confidence is 0.4"));
+    let torn = Rgb { height: 4, width: 4, pixels: vec![0; 47] };
+    assert!(session.classify(&torn, &Classify::default()).unwrap_err().to_string().contains("47 bytes"));
+    let huge = Rgb { height: usize::MAX, width: 3, pixels: Vec::new() };
+    assert!(matches!(session.classify(&huge, &Classify::default()), Err(ClassifyError::Pixels { .. })));
+    let mut headless = stored();
+    headless.manifest.head = None;
+    assert!(matches!(Session::of(&headless), Err(BundleError::NoHead { .. })));
+}
+
+#[test]
+fn a_stream_allocates_nothing_after_its_first_image() {
+    let session = Session::of(&stored()).unwrap();
+    // Allocations are counted on one thread, so there is one.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        for (views, confidence) in [(1, 1.0), (16, 1.0), (64, 0.99)] {
+            let mut stream = session.stream(Classify { views, confidence, seed: 0 }).unwrap();
+            let images: Vec<Rgb> = (0..5).map(|seed| picture(16, 16, seed)).collect();
+            images.iter().for_each(|image| assert!(stream.classify(image).unwrap().label < 7));
+            let counted = allocation_counter::measure(|| {
+                images.iter().for_each(|image| assert!(stream.classify(image).unwrap().label < 7));
+            });
+            assert_eq!(counted.count_total, 0, "{views} views");
+        }
+    });
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn a_session_on_modules_of_the_cpu_is_the_same() {
+    let stored = stored();
+    let bundle = crate::Bundle::made_of(stored.clone(), &burn::tensor::Device::flex()).unwrap();
+    let (a, b) = (Session::of(&stored).unwrap(), Session::new(bundle).unwrap());
+    let options = Classify { views: 9, ..Classify::default() };
+    let image = picture(33, 20, 5);
+    assert_eq!(
+        a.classify(&image, &options).unwrap().probabilities,
+        b.classify(&image, &options).unwrap().probabilities
+    );
+}
