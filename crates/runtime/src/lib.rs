@@ -21,6 +21,8 @@ pub mod bundle;
 pub mod devices;
 pub mod durable;
 pub mod frozen;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod generations;
 pub mod picture;
 #[cfg(feature = "burn")]
