@@ -1,12 +1,12 @@
 //! A folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole.
 
 use crate::weights::Tensor;
-use crate::{durable, weights};
+use crate::{durable, untrusted, weights};
 use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Weights};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -267,21 +267,19 @@ impl Stored {
     }
 }
 
-/// A file of at most `limit` bytes.
+/// A regular file that `too_large` does not refuse by its length.
 fn read(path: &Path, too_large: impl Fn(u64) -> Option<BundleError>) -> Result<Vec<u8>, BundleError> {
     let io = |source| BundleError::Io { doing: "read", path: path.into(), source };
-    let status = fs::metadata(path).map_err(io)?;
-    if !status.is_file() {
-        return Err(io(io::Error::other("it is not a file")));
-    }
-    if let Some(error) = too_large(status.len()) {
+    let file = untrusted::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    if let Some(error) = too_large(length) {
         return Err(error);
     }
     let mut bytes = Vec::new();
-    let capacity = usize::try_from(status.len()).unwrap_or(usize::MAX);
+    let capacity = usize::try_from(length).unwrap_or(usize::MAX);
     bytes.try_reserve_exact(capacity).map_err(|_| io(io::ErrorKind::OutOfMemory.into()))?;
     // No more than was measured, should the file grow.
-    File::open(path).map_err(io)?.take(status.len()).read_to_end(&mut bytes).map_err(io)?;
+    file.take(length).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
