@@ -25,6 +25,8 @@ pub const WEIGHTS: &str = "model.safetensors";
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 /// Most bytes of a weights file beside the values.
 pub const HEADER_BYTES: u64 = 1 << 20;
+/// Most bytes of a weights file: 268 million values in f32.
+pub const WEIGHTS_BYTES: u64 = 1 << 30;
 /// Most classes of a head.
 pub const MOST_CLASSES: u64 = 65_536;
 
@@ -249,6 +251,10 @@ impl Stored {
         weights::compare(&found, &expected)
             .map_err(|misfit| BundleError::Tensor { path: weights_path.clone(), misfit })?;
         let bytes = weights::encode(&weights_path, &self.tensors, precision)?;
+        if bytes.len() as u64 > WEIGHTS_BYTES {
+            let found = bytes.len() as u64;
+            return Err(BundleError::TooLarge { path: weights_path, found, limit: WEIGHTS_BYTES });
+        }
         manifest.weights.sha256 = sha256(&bytes);
         let mut text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| BundleError::Manifest { path: manifest_path.clone(), why: error.to_string() })?;
@@ -335,7 +341,11 @@ fn read_weights(path: &Path, manifest: &Manifest, expected: &weights::Shapes) ->
     let least = values * weights::width(manifest.weights.precision);
     let most = least + HEADER_BYTES;
     let size = |found| BundleError::Size { path: path.into(), found, least, most };
-    let bytes = read(path, |found| (found > most).then(|| size(found)))?;
+    let too_large = |found| BundleError::TooLarge { path: path.into(), found, limit: WEIGHTS_BYTES };
+    // A sparse file takes no disk, and all of the memory.
+    let bytes = read(path, |found| {
+        (found > most).then(|| size(found)).or_else(|| (found > WEIGHTS_BYTES).then(|| too_large(found)))
+    })?;
     let found = sha256(&bytes);
     if found == manifest.weights.sha256 {
         return Ok(bytes);
