@@ -81,12 +81,12 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("error: {message}");
+            eprintln!("error: {}", output::plain(&message));
             ExitCode::from(2)
         }
         Err(Failure::Failed(error)) => {
             let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {message}");
+            eprintln!("error: {}", output::plain(&message));
             ExitCode::FAILURE
         }
     }

@@ -34,7 +34,8 @@ fn adapted_weights_are_listed_served_and_withdrawn() {
     let place = place();
     let listed = |expected: serde_json::Value| {
         let listed = place.run("generations bundle --json").json();
-        let listed: Vec<_> = listed.as_array().unwrap().iter().map(|row| json!([row["number"], row["state"]])).collect();
+        let listed: Vec<_> =
+            listed.as_array().unwrap().iter().map(|row| json!([row["number"], row["state"]])).collect();
         assert_eq!(json!(listed), expected);
     };
     listed(json!([[0, "served"]]));
@@ -71,13 +72,15 @@ fn adapted_weights_are_listed_served_and_withdrawn() {
 #[test]
 fn a_signature_that_is_required_decides() {
     let place = place();
-    let required = |key: &str, more: &str| place.run(&format!("classify bundle red.png --require-signature {key} {more}"));
+    let required =
+        |key: &str, more: &str| place.run(&format!("classify bundle red.png --require-signature {key} {more}"));
     required("author.key.pub", "").refused(FAILED, &["manifest.sig is missing", "gabion sign"]);
     let signed = place.run("sign bundle --key author.key --json").json();
     required("author.key.pub", "").done();
     required(signed["key"].as_str().unwrap(), "").done();
     place.run("keygen --out other.key").done();
-    required("other.key.pub", "").refused(FAILED, &["manifest.sig", "was made with the key", signed["id"].as_str().unwrap()]);
+    required("other.key.pub", "")
+        .refused(FAILED, &["manifest.sig", "was made with the key", signed["id"].as_str().unwrap()]);
     // What a device adapted is signed by nobody.
     adapt(&place, Source::Base);
     let ran = required("author.key.pub", "").done();
@@ -103,7 +106,9 @@ fn keys_are_not_mixed_up_or_overwritten() {
     place.run("sign bundle --key absent").refused(FAILED, &["cannot read the key absent"]);
     place.run("sign bundle --key red.png").refused(FAILED, &["red.png is not a secret key", "gabion keygen"]);
     place.run("sign absent --key author.key").refused(FAILED, &["absent/manifest.json is missing"]);
-    for (key, parts) in [("author.key", &["not a public key", "the secret one"][..]), ("absent", &["cannot read the key absent"])] {
+    for (key, parts) in
+        [("author.key", &["not a public key", "the secret one"][..]), ("absent", &["cannot read the key absent"])]
+    {
         place.run(&format!("classify bundle red.png --require-signature {key}")).refused(USAGE, parts);
     }
     place.run("classify bundle red.png --local-generations").refused(USAGE, &["--require-signature"]);

@@ -48,12 +48,15 @@ pub fn make(arguments: &KeygenArguments, output: &Output) -> Done {
     let public = key.public();
     gabion_runtime::durable::write(&beside, public.to_text().as_bytes())
         .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", beside.display()))?;
-    output.result(&json!({ "secret": arguments.out, "public": beside, "key": public.to_string(), "id": public.id() }), || {
-        format!(
-            "wrote {} (keep it to yourself) and {} (give it to whoever verifies)\nkey {}",
-            arguments.out.display(),
-            beside.display(),
-            public
-        )
-    })
+    output.result(
+        &json!({ "secret": arguments.out, "public": beside, "key": public.to_string(), "id": public.id() }),
+        || {
+            format!(
+                "wrote {} (keep it to yourself) and {} (give it to whoever verifies)\nkey {}",
+                arguments.out.display(),
+                beside.display(),
+                public
+            )
+        },
+    )
 }
