@@ -7,16 +7,19 @@ pub mod demo;
 pub mod devices;
 pub mod evaluate;
 pub mod export;
+pub mod generations;
 pub mod inspect;
 pub mod pretrain;
 pub mod probe;
+pub mod rollback;
+pub mod sign;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};
 use burn::tensor::Device;
 use gabion_experiment::data::photos::Photos;
 use gabion_experiment::data::{self as sets, Data, Kind, synth::Synth};
-use gabion_runtime::{Offered, Wanted};
+use gabion_runtime::{Offered, PublicKey, Trust, Wanted};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,6 +82,28 @@ pub struct PipelineArguments {
 impl PipelineArguments {
     pub fn wanted(&self) -> Result<Wanted, Failure> {
         self.pipeline.parse().map_err(usage)
+    }
+}
+
+/// Which bundles are served.
+#[derive(clap::Args)]
+pub struct TrustArguments {
+    /// Refuse a bundle that is not signed with this key: a file that `gabion keygen` wrote, or the key's 64 digits.
+    #[arg(long, value_name = "KEY")]
+    require_signature: Option<String>,
+    /// With --require-signature: serve what this device adapted from the signed bundle, though nobody signed it.
+    #[arg(long, requires = "require_signature")]
+    local_generations: bool,
+}
+
+impl TrustArguments {
+    pub fn resolve(&self) -> Result<Trust, Failure> {
+        let Some(text) = &self.require_signature else { return Ok(Trust::Any) };
+        let key = match text.parse() {
+            Ok(key) => key,
+            Err(_) => PublicKey::read(Path::new(text)).map_err(usage)?,
+        };
+        Ok(if self.local_generations { Trust::SignedWithLocalGenerations(key) } else { Trust::Signed(key) })
     }
 }
 

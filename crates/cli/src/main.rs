@@ -37,6 +37,14 @@ enum Command {
     Inspect(commands::inspect::Arguments),
     /// Classify pictures.
     Classify(commands::classify::Arguments),
+    /// Make a key pair to sign bundles with.
+    Keygen(commands::sign::KeygenArguments),
+    /// Sign a bundle.
+    Sign(commands::sign::SignArguments),
+    /// List the adapted weights beside a bundle.
+    Generations(commands::generations::Arguments),
+    /// Withdraw adapted weights.
+    Rollback(commands::rollback::Arguments),
     /// Draw the random views of a picture on a contact sheet.
     Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
@@ -60,6 +68,10 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments, &output),
         Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
         Command::Classify(arguments) => commands::classify::run(&arguments, &output),
+        Command::Keygen(arguments) => commands::sign::make(&arguments, &output),
+        Command::Sign(arguments) => commands::sign::run(&arguments, &output),
+        Command::Generations(arguments) => commands::generations::run(&arguments, &output),
+        Command::Rollback(arguments) => commands::rollback::run(&arguments, &output),
         Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),
@@ -69,12 +81,12 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("error: {message}");
+            eprintln!("error: {}", output::plain(&message));
             ExitCode::from(2)
         }
         Err(Failure::Failed(error)) => {
             let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {message}");
+            eprintln!("error: {}", output::plain(&message));
             ExitCode::FAILURE
         }
     }

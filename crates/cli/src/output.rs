@@ -40,7 +40,7 @@ pub type Done = Result<(), Failure>;
 impl Output {
     /// Prints a result: JSON where asked for, else `table`.
     pub fn result(&self, value: &impl Serialize, table: impl FnOnce() -> String) -> Done {
-        let text = if self.json { serde_json::to_string_pretty(value)? } else { table() };
+        let text = if self.json { serde_json::to_string_pretty(value)? } else { plain(&table()) };
         let mut out = std::io::stdout().lock();
         match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
             // The reader has seen enough.
@@ -52,7 +52,7 @@ impl Output {
     /// A line about what goes on.
     pub fn note(&self, line: impl Display) {
         if !self.quiet {
-            eprintln!("{line}");
+            eprintln!("{}", plain(&line.to_string()));
         }
     }
 
@@ -60,6 +60,11 @@ impl Output {
     pub fn draws(&self) -> bool {
         !self.quiet && std::io::stderr().is_terminal()
     }
+}
+
+/// Text without what a terminal would act on: names in a bundle or a data set are those of strangers.
+pub fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{FFFD}")
 }
 
 /// A table with a header, plain enough for a log.
@@ -71,4 +76,14 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
         table.add_row(row);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_acts_on_is_replaced() {
+        assert_eq!(plain("a\u{1b}[31m\tb\nc\u{9b}d\r"), "a\u{FFFD}[31m\tb\nc\u{FFFD}d\u{FFFD}");
+    }
 }

@@ -1,6 +1,7 @@
 //! From what was typed to a resolved recipe: presets, TOML files and `key=value` settings.
 
 use gabion_spec::Pretrain;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -30,6 +31,9 @@ presets!(
     "patch-simclr-pgd",
     "patch-simclr-free",
 );
+
+/// Most bytes of a recipe's file.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A recipe that could not be resolved.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +84,17 @@ pub fn resolve(base: &Base, settings: &[String]) -> Result<Pretrain, RecipeError
 }
 
 fn read(path: &Path) -> Result<String, RecipeError> {
-    std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.into(), source })
+    let refused = |source| RecipeError::Read { path: path.into(), source };
+    let bytes = std::fs::File::open(path).and_then(|file| {
+        let mut bytes = Vec::new();
+        // A pipe is fine, one that never ends is not.
+        std::io::Read::take(file, MOST_BYTES + 1).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let bytes = bytes.map_err(refused)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(refused(std::io::Error::other(format!("it has more than {MOST_BYTES} bytes"))));
+    }
+    String::from_utf8(bytes).map_err(|_| refused(std::io::Error::other("it is not text")))
 }
 
 /// Reads a recipe from TOML text, applies settings and checks the result.
@@ -154,6 +168,18 @@ fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A first line of settings, separated by spaces, and a recipe, of any text: what is accepted can be written and read
+/// again, what is refused says so in a line. `fuzz/` calls it.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(text: &str) {
+    let (settings, text) = text.split_once('\n').unwrap_or((text, ""));
+    let settings: Vec<String> = settings.split(' ').filter(|setting| !setting.is_empty()).map(String::from).collect();
+    match parse("text", text, &settings) {
+        Ok(recipe) => assert_eq!(parse("again", &to_toml(&recipe), &[]).expect("what was written can be read"), recipe),
+        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +188,26 @@ mod tests {
     fn set(settings: &[&str]) -> Result<Pretrain, RecipeError> {
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
         resolve(&Base::Preset("cf-amc-ssl".into()), &settings)
+    }
+
+    #[test]
+    fn the_corpus_passes() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/recipe");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!files.is_empty());
+        files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).for_each(|text| fuzz(&text));
+    }
+
+    #[test]
+    fn a_recipe_without_an_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let error = resolve(&Base::File(path.clone()), &[]).unwrap_err().to_string();
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
+        std::fs::write(&path, [0xFF]).unwrap();
+        let error = resolve(&Base::File(path), &[]).unwrap_err().to_string();
+        assert!(error.contains("not text"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! A folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole.
 
 use crate::weights::Tensor;
-use crate::{durable, weights};
+use crate::{durable, untrusted, weights};
 use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Weights};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub const WEIGHTS: &str = "model.safetensors";
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 /// Most bytes of a weights file beside the values.
 pub const HEADER_BYTES: u64 = 1 << 20;
+/// Most bytes of a weights file: 268 million values in f32.
+pub const WEIGHTS_BYTES: u64 = 1 << 30;
 /// Most classes of a head.
 pub const MOST_CLASSES: u64 = 65_536;
 
@@ -249,6 +251,10 @@ impl Stored {
         weights::compare(&found, &expected)
             .map_err(|misfit| BundleError::Tensor { path: weights_path.clone(), misfit })?;
         let bytes = weights::encode(&weights_path, &self.tensors, precision)?;
+        if bytes.len() as u64 > WEIGHTS_BYTES {
+            let found = bytes.len() as u64;
+            return Err(BundleError::TooLarge { path: weights_path, found, limit: WEIGHTS_BYTES });
+        }
         manifest.weights.sha256 = sha256(&bytes);
         let mut text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| BundleError::Manifest { path: manifest_path.clone(), why: error.to_string() })?;
@@ -267,21 +273,19 @@ impl Stored {
     }
 }
 
-/// A file of at most `limit` bytes.
+/// A regular file that `too_large` does not refuse by its length.
 fn read(path: &Path, too_large: impl Fn(u64) -> Option<BundleError>) -> Result<Vec<u8>, BundleError> {
     let io = |source| BundleError::Io { doing: "read", path: path.into(), source };
-    let status = fs::metadata(path).map_err(io)?;
-    if !status.is_file() {
-        return Err(io(io::Error::other("it is not a file")));
-    }
-    if let Some(error) = too_large(status.len()) {
+    let file = untrusted::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    if let Some(error) = too_large(length) {
         return Err(error);
     }
     let mut bytes = Vec::new();
-    let capacity = usize::try_from(status.len()).unwrap_or(usize::MAX);
+    let capacity = usize::try_from(length).unwrap_or(usize::MAX);
     bytes.try_reserve_exact(capacity).map_err(|_| io(io::ErrorKind::OutOfMemory.into()))?;
     // No more than was measured, should the file grow.
-    File::open(path).map_err(io)?.take(status.len()).read_to_end(&mut bytes).map_err(io)?;
+    file.take(length).read_to_end(&mut bytes).map_err(io)?;
     Ok(bytes)
 }
 
@@ -337,7 +341,11 @@ fn read_weights(path: &Path, manifest: &Manifest, expected: &weights::Shapes) ->
     let least = values * weights::width(manifest.weights.precision);
     let most = least + HEADER_BYTES;
     let size = |found| BundleError::Size { path: path.into(), found, least, most };
-    let bytes = read(path, |found| (found > most).then(|| size(found)))?;
+    let too_large = |found| BundleError::TooLarge { path: path.into(), found, limit: WEIGHTS_BYTES };
+    // A sparse file takes no disk, and all of the memory.
+    let bytes = read(path, |found| {
+        (found > most).then(|| size(found)).or_else(|| (found > WEIGHTS_BYTES).then(|| too_large(found)))
+    })?;
     let found = sha256(&bytes);
     if found == manifest.weights.sha256 {
         return Ok(bytes);

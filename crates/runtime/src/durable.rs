@@ -68,18 +68,40 @@ pub(crate) fn temporary_of(path: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// Whatever the system refuses or `fill` returns; no temporary folder is left.
-pub(crate) fn create_folder(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn create_folder<E: From<io::Error>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let parent = folder_of(path);
-    fs::create_dir_all(parent)?;
+    create_folders(parent)?;
     let temporary = temporary_of(path)?;
     // What lies under this name was left by a crashed process of the same number.
     let _ = fs::remove_dir_all(&temporary);
     fs::create_dir(&temporary)?;
-    let made = fill(&temporary).and_then(|()| sync_folder(&temporary)).and_then(|()| fs::rename(&temporary, path));
+    let whole = || Ok(sync_folder(&temporary).and_then(|()| fs::rename(&temporary, path))?);
+    let made = fill(&temporary).and_then(|()| whole());
     if made.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }
-    made.and_then(|()| sync_folder(parent))
+    made.and_then(|()| Ok(sync_folder(parent)?))
+}
+
+/// Creates a folder and those above it, so that all of them last: a new name is synced in the folder that it lies in.
+///
+/// # Errors
+/// Whatever the system refuses.
+pub(crate) fn create_folders(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = folder_of(path);
+    create_folders(parent)?;
+    match fs::create_dir(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_folder(parent)
 }
 
 /// A file that goes away with this.

@@ -9,6 +9,9 @@
 //! | `pipeline` | what makes views: the CPU, or the device itself (features `flex`, `wgpu`, `cuda`) |
 //! | `devices` | what can compute here, and the choice of one (the same) |
 //! | [`durable`] | files that are written whole or not at all |
+//! | [`generations`] | weights that a device adapted, beside their base: written whole, served, rolled back |
+//! | [`signature`] | who wrote a bundle, and which bundles are served |
+//! | [`untrusted`] | files of others, opened without following, waiting or guessing |
 //!
 //! Nothing here trains, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one is a typed
 //! error that names the file and says what to do.
@@ -18,10 +21,15 @@ pub mod bundle;
 pub mod devices;
 pub mod durable;
 pub mod frozen;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod generations;
 pub mod picture;
 #[cfg(feature = "burn")]
 pub mod pipeline;
 pub mod session;
+pub mod signature;
+pub mod untrusted;
 mod weights;
 
 #[cfg(feature = "burn")]
@@ -29,10 +37,12 @@ pub use bundle::Bundle;
 pub use bundle::{BundleError, Stored, parameter_count};
 #[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
+pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};
 #[cfg(feature = "burn")]
 pub use session::SessionError;
 pub use session::{Classify, ClassifyError, Prediction, Session, Stream};
+pub use signature::{PublicKey, SecretKey, SignatureError, Trust};
 pub use weights::Tensor;

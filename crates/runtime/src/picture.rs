@@ -3,13 +3,17 @@
 //! A picture is turned as its EXIF says, what is transparent is laid on white (as a page shows it; dropping alpha would
 //! show whatever colour lies hidden under it, often black), grey becomes three equal channels, 16 bits become 8.
 
+use crate::untrusted;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
-use std::io;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Most pixels of a picture that [`Rgb::open`] decodes.
 pub const MOST_PIXELS: u64 = 100_000_000;
+
+/// Most bytes that a decoder allocates for what a picture holds beside its pixels.
+const BESIDE_PIXELS: u64 = 1 << 26;
 
 /// An image of 8-bit RGB.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,6 +80,17 @@ impl Rgb {
     /// # Errors
     /// When the file cannot be read or decoded, or is above the limit.
     pub fn open_within(path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
+        // The user named it, so a link is followed; a pipe would never end and has no second look.
+        let file = std::fs::canonicalize(path).and_then(|path| untrusted::open(&path));
+        let file = file.map_err(|source| PictureError::Io { path: path.into(), source })?;
+        Self::decode(BufReader::new(file), path, most_pixels)
+    }
+
+    /// [`Rgb::open_within`] of bytes from wherever; `path` is what an error calls them.
+    ///
+    /// # Errors
+    /// When they cannot be read or decoded, or the picture is above the limit.
+    pub fn decode(mut from: impl BufRead + Seek, path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
         let unreadable = |source| PictureError::Io { path: path.into(), source };
         let undecodable = |error: image::ImageError| match error {
             image::ImageError::IoError(source) if source.raw_os_error().is_some() => unreadable(source),
@@ -85,17 +100,20 @@ impl Rgb {
                 PictureError::Undecodable { path: path.into(), why }
             }
         };
+        if let Some(why) = false_webp(&mut from).map_err(unreadable)? {
+            return Err(PictureError::Undecodable { path: path.into(), why: why.into() });
+        }
         // By content: ImageNet has a PNG that is called .JPEG.
-        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(unreadable)?;
+        let mut reader = ImageReader::new(from).with_guessed_format().map_err(unreadable)?;
+        // What a PNG holds beside its pixels unpacks to more than it takes.
+        reader.limits(alloc(BESIDE_PIXELS));
         let mut decoder = reader.into_decoder().map_err(undecodable)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > most_pixels {
             return Err(PictureError::TooLarge { path: path.into(), width, height, limit: most_pixels });
         }
         // What a decoder allocates beside the picture: at most 8 bytes a pixel for 16-bit RGBA, twice.
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(most_pixels.saturating_mul(16).max(1 << 26));
-        decoder.set_limits(limits).map_err(undecodable)?;
+        decoder.set_limits(alloc(most_pixels.saturating_mul(16).max(BESIDE_PIXELS))).map_err(undecodable)?;
         // A picture with unreadable EXIF data is still a picture.
         let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
@@ -144,6 +162,40 @@ impl From<RgbImage> for Rgb {
     fn from(picture: RgbImage) -> Self {
         Self { height: picture.height() as usize, width: picture.width() as usize, pixels: picture.into_raw() }
     }
+}
+
+fn alloc(bytes: u64) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+/// What is wrong with a WebP whose chunks claim more bytes than there are: the decoder allocates what a chunk of EXIF data
+/// claims, up to 4 GiB, before it reads. Other formats pass. The reader stands at its start again.
+fn false_webp(from: &mut (impl BufRead + Seek)) -> io::Result<Option<&'static str>> {
+    let length = from.seek(SeekFrom::End(0))?;
+    from.rewind()?;
+    let mut start = [0; 12];
+    let webp = length >= 12 && {
+        from.read_exact(&mut start)?;
+        start.starts_with(b"RIFF") && start.ends_with(b"WEBP")
+    };
+    let (mut at, mut why) = (12, None);
+    while webp && at + 8 <= length {
+        let mut header = [0; 8];
+        from.read_exact(&mut header)?;
+        let [_, _, _, _, size @ ..] = header;
+        at += 8 + u64::from(u32::from_le_bytes(size));
+        if at > length {
+            why = Some("a part claims more bytes than the file has");
+            break;
+        }
+        // Parts start at even places.
+        at += at % 2;
+        from.seek(SeekFrom::Start(at))?;
+    }
+    from.rewind()?;
+    Ok(why)
 }
 
 /// Any picture as 8-bit RGB, what is transparent laid on white.
@@ -202,6 +254,33 @@ mod tests {
         }
         let error = Rgb::open(Path::new("/no/such/picture.png")).unwrap_err();
         assert!(matches!(error, PictureError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_webp_that_claims_what_it_has_not_is_refused_before_it_is_believed() {
+        let mut webp = std::io::Cursor::new(Vec::new());
+        halves().write_to(&mut webp, image::ImageFormat::WebP).unwrap();
+        let webp = webp.into_inner();
+        assert_eq!(open("whole.webp", &webp).unwrap(), halves().into());
+        // An extended file: flags (EXIF), 24 bits each of width and height less one, the picture, 4 GiB of EXIF.
+        let extended = [&webp[..12], b"VP8X\x0A\0\0\0\x08\0\0\0\x0F\0\0\x07\0\0", &webp[12..]].concat();
+        assert_eq!(open("extended.webp", &extended).unwrap(), halves().into());
+        let huge = [&extended[..], b"EXIF\xFE\xFF\xFF\xFFExif"].concat();
+        let error = open("huge.webp", &huge).unwrap_err().to_string();
+        assert!(error.contains("claims more bytes"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_followed_and_a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file.png", "link.png", "pipe.png"].map(|name| folder.path().join(name));
+        halves().save(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(Rgb::open(&link).unwrap(), halves().into());
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = Rgb::open(&pipe).unwrap_err().to_string();
+        assert!(error.contains("not a file"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a weights file holds: the names and shapes that a manifest implies, and their bytes.
 
 use crate::BundleError;
+use crate::bundle::HEADER_BYTES;
 use gabion_spec::{Encoder, Misfit, Precision, Projector, Stem};
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -164,9 +165,13 @@ pub(crate) fn decode(
     precision: Precision,
 ) -> Result<BTreeMap<String, Tensor>, BundleError> {
     let damaged = |why| BundleError::Header { path: path.into(), why };
-    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
-    // The crate has checked that the header's length is inside the file.
     let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    // A header as long as the values of a large network would be parsed into many times its size.
+    if length > HEADER_BYTES {
+        return Err(damaged(format!("a header of {length} bytes is above the limit of {HEADER_BYTES}")));
+    }
+    // This checks that the header's length is inside the file.
+    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
     let header = bytes.get(8..).zip(usize::try_from(length).ok()).and_then(|(rest, length)| rest.get(..length));
     serde_json::from_slice::<OnceEach>(header.unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
     let misfit = |misfit| BundleError::Tensor { path: path.into(), misfit };
@@ -286,6 +291,14 @@ mod tests {
         let expected = Shapes::from([("a".to_string(), vec![1])]);
         let error = decode(Path::new("x"), &bytes, &expected, Precision::F32).unwrap_err();
         assert!(matches!(error, BundleError::Header { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_header_longer_than_any_is_refused_unread() {
+        let mut bytes = (HEADER_BYTES + 1).to_le_bytes().to_vec();
+        bytes.resize(9 + HEADER_BYTES as usize, b' ');
+        let error = decode(Path::new("x"), &bytes, &Shapes::new(), Precision::F32).unwrap_err();
+        assert!(error.to_string().contains("above the limit"), "{error}");
     }
 
     #[test]

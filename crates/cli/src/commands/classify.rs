@@ -1,6 +1,6 @@
-use super::{DeviceArguments, PipelineArguments, bundle_path};
+use super::{DeviceArguments, PipelineArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, table};
-use gabion_runtime::{Bundle, Classify, Rgb, Session};
+use gabion_runtime::{Bundle, Classify, Rgb, Session, Source, generations};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -24,6 +24,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    trust: TrustArguments,
+    #[command(flatten)]
     device: DeviceArguments,
     #[command(flatten)]
     pipeline: PipelineArguments,
@@ -31,8 +33,17 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let wanted = arguments.pipeline.wanted()?;
+    let trust = arguments.trust.resolve()?;
     let (device, offered) = arguments.device.choose(output)?;
-    let session = Session::new(Bundle::open(&bundle_path(&arguments.bundle), &device)?)?;
+    let bundle = bundle_path(&arguments.bundle);
+    let served = generations::open(&bundle, &trust, |dir| Bundle::open(dir, &device))?;
+    for skipped in &served.skipped {
+        output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
+    }
+    if served.source != Source::Base {
+        output.note(format!("weights: {}", served.source));
+    }
+    let session = Session::new(served.bundle)?;
     let session = session.with_pipeline(wanted, &offered);
     let options = Classify { views: arguments.views, confidence: arguments.confidence, seed: arguments.seed };
     let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());

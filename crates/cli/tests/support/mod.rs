@@ -72,7 +72,8 @@ impl Place {
     fn words(&self, line: &str, mut command: Command) -> Command {
         command.args(line.split_whitespace());
         let chooses = line.contains("--device") || line.contains("--help");
-        if !chooses && !line.starts_with("data") && !line.starts_with("devices") {
+        let without = ["data", "devices", "generations", "keygen", "rollback", "sign"];
+        if !chooses && !without.iter().any(|command| line.starts_with(command)) {
             command.args(["--device", "cpu"]);
         }
         command.current_dir(self.0.path()).env_remove("GABION_DATA").env("RUST_BACKTRACE", "0");
