@@ -6,12 +6,14 @@
 //! | [`session`] | a bundle that classifies: one view of an image, or the mean feature over many |
 //! | [`picture`] | PNG, JPEG and WebP files as 8-bit RGB, with a limit before anything is allocated |
 //! | [`pipeline`] | what makes views: the CPU, or the device itself |
+//! | [`adapt`] | free adversarial training of a bundle on local images, guarded |
 //! | [`devices`] | what can compute here, and the choice of one |
 //! | [`durable`] | files that are written whole or not at all |
 //!
-//! Nothing here trains, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one is a typed
+//! Nothing here trains from scratch, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one is a typed
 //! error that names the file and says what to do.
 
+pub mod adapt;
 pub mod bundle;
 pub mod devices;
 pub mod durable;
@@ -20,6 +22,7 @@ pub mod pipeline;
 pub mod session;
 mod weights;
 
+pub use adapt::{AdaptError, Adapted, Local, Samples, Source, Verdict, adapt};
 pub use bundle::{Bundle, BundleError, parameter_count};
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
 pub use picture::{PictureError, Rgb};
