@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod adapt;
 pub mod augment;
 pub mod classify;
 pub mod data;
@@ -31,7 +32,7 @@ pub struct DataArguments {
 
 impl DataArguments {
     /// Reads it; photographs are stored at `photos` pixels.
-    fn open(&self, photos: Option<[usize; 2]>) -> Result<Data, Failure> {
+    pub fn open(&self, photos: Option<[usize; 2]>) -> Result<Data, Failure> {
         let Some(text) = &self.data else {
             return Err(usage("no data: give --data DIR, --data synth, or set GABION_DATA"));
         };

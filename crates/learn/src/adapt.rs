@@ -15,7 +15,7 @@ use crate::optim::{Lars, Sgd, WeightGradients};
 use crate::weights::{flat, replace, tensor_of};
 use burn::Tensor;
 use burn::tensor::{Gradients, Int, TensorData};
-use gabion_spec::{Descent, Loss, LocalObjective, Scope, Statistics};
+use gabion_spec::{Descent, LocalObjective, Loss, Scope, Statistics};
 use std::collections::BTreeMap;
 use std::ops::Range;
 

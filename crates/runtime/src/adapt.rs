@@ -34,7 +34,7 @@ use gabion_learn::finetune::Classifier;
 use gabion_spec::{Adapt, Augment, LocalObjective, Scope, Statistics};
 use guard::Guard;
 use memory::{Plan, plan};
-use minibatches::{Deck, tensor_of};
+use minibatches::Deck;
 use pace::Pace;
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -267,9 +267,9 @@ impl Training<'_> {
     fn fixed_features(&self, start: &Classifier) -> Option<Tensor<2>> {
         (self.head_alone() && self.deck.fixed()).then(|| {
             let all: Vec<usize> = (0..self.deck.len()).collect();
-            let rows = all.chunks(self.plan.rows).map(|part| {
-                start.model.feature(self.deck.images(part, 0, 1, self.device), Mode::Eval)
-            });
+            let rows = all
+                .chunks(self.plan.rows)
+                .map(|part| start.model.feature(self.deck.images(part, 0, 1, self.device), Mode::Eval));
             Tensor::cat(rows.collect(), 0)
         })
     }
@@ -282,9 +282,8 @@ impl Training<'_> {
             None => {
                 let images = self.deck.images(&chosen, epoch, self.recipe.objective.views(), self.device);
                 if self.head_alone() {
-                    let parts = gabion_learn::adapt::parts(chosen.len(), self.plan.rows).map(|rows| {
-                        start.model.feature(images.clone().narrow(0, rows.start, rows.len()), Mode::Eval)
-                    });
+                    let parts = gabion_learn::adapt::parts(chosen.len(), self.plan.rows)
+                        .map(|rows| start.model.feature(images.clone().narrow(0, rows.start, rows.len()), Mode::Eval));
                     Input::Features(Tensor::cat(parts.collect(), 0))
                 } else {
                     Input::Images(images)

@@ -98,8 +98,7 @@ pub enum LocalObjective {
 
 impl LocalObjective {
     /// EMP-SSL with the paper's weights over four views.
-    pub const EMP_SSL: Self =
-        Self::EmpSsl { views: 4, invariance_weight: 200.0, tcr_weight: 1.0, distortion: 0.2 };
+    pub const EMP_SSL: Self = Self::EmpSsl { views: 4, invariance_weight: 200.0, tcr_weight: 1.0, distortion: 0.2 };
 
     /// Rows that an image takes in a minibatch.
     pub const fn views(&self) -> u32 {
@@ -331,7 +330,10 @@ mod tests {
             ("budget.steps", Adapt { budget: Budget::Steps { steps: 0 }, ..good.clone() }),
             ("rehearsal", Adapt { rehearsal: 1.0, ..good.clone() }),
             ("rehearsal", Adapt { rehearsal: 0.5, ..Adapt::new(Scope::All, LocalObjective::EMP_SSL) }),
-            ("optimizer.momentum", Adapt { optimizer: Descent::Sgd { momentum: 1.0, weight_decay: 0.0 }, ..good.clone() }),
+            (
+                "optimizer.momentum",
+                Adapt { optimizer: Descent::Sgd { momentum: 1.0, weight_decay: 0.0 }, ..good.clone() },
+            ),
             ("statistics.share", Adapt { statistics: Statistics::ReEstimate { share: 2.0 }, ..good.clone() }),
             ("guard.share", Adapt { guard: Tolerance { share: 1.0, ..Tolerance::default() }, ..good.clone() }),
             ("guard.steps", Adapt { guard: Tolerance { steps: 0, ..Tolerance::default() }, ..good.clone() }),

@@ -71,7 +71,10 @@ pub struct Lost {
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { what, before, after, allowed } = self;
-        write!(f, "{what} accuracy fell from {before:.1} to {after:.1}, more than the {allowed} points that may be lost")
+        write!(
+            f,
+            "{what} accuracy fell from {before:.1} to {after:.1}, more than the {allowed} points that may be lost"
+        )
     }
 }
 
@@ -82,7 +85,9 @@ pub fn decide(before: &Figures, after: &Figures, tolerance: &Tolerance) -> Verdi
         ("robust", before.robust_points(), after.robust_points(), tolerance.robust_points),
     ];
     // Counts of equal images: what is exactly allowed must not fall to rounding.
-    let beyond = |(what, before, after, allowed)| (before - after > allowed + 1e-9).then_some(Lost { what, before, after, allowed });
+    let beyond = |(what, before, after, allowed)| {
+        (before - after > allowed + 1e-9).then_some(Lost { what, before, after, allowed })
+    };
     let lost: Vec<Lost> = rows.into_iter().filter_map(beyond).collect();
     if lost.is_empty() { Verdict::Promoted } else { Verdict::Refused { lost } }
 }

@@ -41,12 +41,7 @@ const COPIES: u64 = 7;
 const F32: u64 = 4;
 
 /// Rows for a budget in bytes, or as many as are sensible without one.
-pub(super) fn plan(
-    manifest: &Manifest,
-    recipe: &Adapt,
-    batch: usize,
-    budget: Option<u64>,
-) -> Result<Plan, AdaptError> {
+pub(super) fn plan(manifest: &Manifest, recipe: &Adapt, batch: usize, budget: Option<u64>) -> Result<Plan, AdaptError> {
     let attacked = recipe.epsilon.0 > 0.0;
     let row = row_bytes(manifest, Some((recipe.scope, attacked)));
     let guard_row = row_bytes(manifest, None);

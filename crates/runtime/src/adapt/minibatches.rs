@@ -24,11 +24,7 @@ pub(super) fn mild(size: [u32; 2]) -> Augment {
 }
 
 /// What is trained on and what is held out, once everything about the images is known to be right.
-pub(super) fn split<'a>(
-    shape: &Shape,
-    local: &Local<'a>,
-    recipe: &Adapt,
-) -> Result<(Deck<'a>, Held<'a>), AdaptError> {
+pub(super) fn split<'a>(shape: &Shape, local: &Local<'a>, recipe: &Adapt) -> Result<(Deck<'a>, Held<'a>), AdaptError> {
     let supervised = matches!(recipe.objective, LocalObjective::Supervised);
     let samples = local.samples;
     check("local", samples, shape.classes)?;
@@ -194,8 +190,10 @@ impl Deck<'_> {
             Draw { image: narrow(place), ..sample(&self.augment, id, sources[place].size) }
         };
         let places = 0..indices.len();
-        let draws: Vec<Draw> =
-            (0..views).flat_map(|view| places.clone().map(move |place| (view, place))).map(|(v, p)| draw(v, p)).collect();
+        let draws: Vec<Draw> = (0..views)
+            .flat_map(|view| places.clone().map(move |place| (view, place)))
+            .map(|(v, p)| draw(v, p))
+            .collect();
         let [height, width] = self.augment.size.map(|side| side as usize);
         let mut values = vec![0.0; draws.len() * 3 * height * width];
         cpu::apply_batch(&sources, &draws, self.augment.size, &mut values);
