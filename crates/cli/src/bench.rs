@@ -94,7 +94,7 @@ fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
 }
 
 /// Refuses before the work what could not be written after it.
-fn ensure_place(out: &Path) -> Result<(), Failure> {
+pub fn ensure_place(out: &Path) -> Result<(), Failure> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(usage(format!("{} is no folder; make it, or name another file with --out", folder.display())));

@@ -11,6 +11,7 @@ pub mod export;
 pub mod inspect;
 pub mod pretrain;
 pub mod probe;
+pub mod source;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};

@@ -37,6 +37,10 @@ enum Command {
     Inspect(commands::inspect::Arguments),
     /// Classify pictures.
     Classify(commands::classify::Arguments),
+    /// Adapt a bundle to local images, under a guard.
+    Adapt(Box<commands::adapt::Arguments>),
+    /// Keep features of a bundle's data beside it, for adaptations to rehearse.
+    Source(commands::source::Arguments),
     /// Draw the random views of a picture on a contact sheet.
     Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
@@ -60,6 +64,8 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments, &output),
         Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
         Command::Classify(arguments) => commands::classify::run(&arguments, &output),
+        Command::Adapt(arguments) => commands::adapt::run(&arguments, &output),
+        Command::Source(arguments) => commands::source::run(&arguments, &output),
         Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),

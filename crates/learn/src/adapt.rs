@@ -14,6 +14,7 @@ use crate::nn::{BATCH_NORM_MOMENTUM, Mode};
 use crate::optim::{Lars, Sgd, WeightGradients};
 use crate::weights::{flat, replace, tensor_of};
 use burn::Tensor;
+use burn::module::Module;
 use burn::tensor::{Gradients, Int, TensorData};
 use gabion_spec::{Descent, LocalObjective, Loss, Scope, Statistics};
 use std::collections::BTreeMap;
@@ -190,29 +191,41 @@ fn sum(total: Option<Tensor<1>>, loss: Tensor<1>) -> Option<Tensor<1>> {
 
 /// A part of the input as it goes into a network.
 enum Part {
+    /// In the graph, or on a plain device with a plain network.
     Images(Tensor<4>),
+    /// Without a graph, that nothing perturbs.
+    Still(Tensor<4>),
     Features(Tensor<2>),
 }
 
 /// What moves a perturbation: the images, the perturbation before, and its leaf in the graph.
 type Leaf = (Tensor<4>, Tensor<4>, Tensor<4>);
 
-/// A part of the minibatch at the carried perturbation; without one, and without a graph, where none is allowed.
+/// Some rows of images and the perturbation that is carried to them, without a graph; none where none is allowed.
+fn carried(state: &State, recipe: &Replay, x: &Tensor<4>, rows: Range<usize>) -> (Tensor<4>, Option<Tensor<4>>) {
+    let x = x.clone().narrow(0, rows.start, rows.len());
+    if recipe.ball.epsilon == 0.0 {
+        return (x, None);
+    }
+    let delta = match &state.delta {
+        // Carried by position into images whose box it may leave.
+        Some(carried) => recipe.ball.project(x.clone(), carried.clone().narrow(0, rows.start, rows.len())),
+        None => x.zeros_like(),
+    };
+    (x, Some(delta))
+}
+
+/// A part of the minibatch at the carried perturbation; without a graph where none is allowed.
 fn perturbed(state: &State, recipe: &Replay, batch: &Minibatch, rows: Range<usize>) -> (Part, Option<Leaf>) {
     let x = match &batch.x {
         Input::Features(feature) => {
             let feature = feature.clone().narrow(0, rows.start, rows.len());
             return (Part::Features(Tensor::from_inner(feature)), None);
         }
-        Input::Images(x) => x.clone().narrow(0, rows.start, rows.len()),
+        Input::Images(x) => x,
     };
-    if recipe.ball.epsilon == 0.0 {
-        return (Part::Images(Tensor::from_inner(x)), None);
-    }
-    let delta = match &state.delta {
-        // Carried by position into images whose box it may leave.
-        Some(carried) => recipe.ball.project(x.clone(), carried.clone().narrow(0, rows.start, rows.len())),
-        None => x.zeros_like(),
+    let (x, Some(delta)) = carried(state, recipe, x, rows.clone()) else {
+        return (Part::Still(x.clone().narrow(0, rows.start, rows.len())), None);
     };
     let leaf = Tensor::from_inner(delta.clone()).require_grad();
     (Part::Images(Tensor::from_inner(x.clone()) + leaf.clone()), Some((x, delta, leaf)))
@@ -223,6 +236,12 @@ fn outputs(classifier: &Classifier, modes: Modes, x: Part, targets: &Targets) ->
     let Classifier { model, head } = classifier;
     let feature = match x {
         Part::Images(x) => model.feature_of(model.trunk(x, modes.trunk), modes.top),
+        // What is frozen below keeps nothing for a backward pass that does not reach it.
+        Part::Still(x) if modes.trunk == Mode::Frozen => {
+            let trunk = Tensor::from_inner(model.valid().trunk(x, Mode::Frozen));
+            model.feature_of(trunk, modes.top)
+        }
+        Part::Still(x) => model.feature_of(model.trunk(Tensor::from_inner(x), modes.trunk), modes.top),
         Part::Features(feature) => feature,
     };
     match targets {
@@ -249,13 +268,16 @@ impl Pull {
             !recipe.modes.top.uses_batch_statistics() && !recipe.modes.trunk.uses_batch_statistics(),
             "statistics of a batch are not those of its parts"
         );
+        let Input::Images(x) = &batch.x else { panic!("views are images") };
+        // Without autodiff: a graph that no backward pass follows would keep what it computed.
+        let plain = state.classifier.valid();
         let embeddings = parts(batch.rows(), recipe.rows).map(|rows| {
-            let (x, _) = perturbed(state, recipe, batch, rows);
-            let x = match x {
-                Part::Images(x) => Part::Images(x.detach()),
-                features @ Part::Features(_) => features,
+            let (x, delta) = carried(state, recipe, x, rows);
+            let x = match delta {
+                Some(delta) => x + delta,
+                None => x,
             };
-            outputs(&state.classifier, Modes::FROZEN, x, &batch.targets).inner()
+            outputs(&plain, Modes::FROZEN, Part::Images(x), &batch.targets)
         });
         let leaf = Tensor::from_inner(Tensor::cat(embeddings.collect(), 0)).require_grad();
         let loss = emp_ssl(*local, leaf.clone());

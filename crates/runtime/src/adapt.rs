@@ -6,6 +6,7 @@
 //! | (here) | [`adapt`], from an opened bundle and images to a candidate, a verdict and a report |
 //! | [`guard`] | accuracy of a held-out set, clean and under attack, and the decision |
 //! | [`memory`] | bytes of a row and of what stays, and the rows that go through the network at once |
+//! | [`folder`] | local images from a folder |
 //! | [`source`] | features of the data that a bundle was made from, against forgetting |
 //! | `minibatches` | the order of the images and their views |
 //! | `pace` | seconds or steps, and whether another step fits |
@@ -13,6 +14,7 @@
 //! Nothing here writes a bundle: the one that came in stays as it is, on disk and in memory.
 
 mod error;
+pub mod folder;
 pub mod guard;
 pub mod memory;
 mod minibatches;

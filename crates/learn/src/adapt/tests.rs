@@ -1,7 +1,6 @@
 use super::*;
 use crate::encoder::{Head, Model};
 use crate::weights::export;
-use burn::module::Module;
 use burn::tensor::Device;
 use gabion_spec::{Depth, Encoder, Projector, Stem};
 

@@ -116,6 +116,17 @@ pub enum AdaptError {
         /// The tensor.
         tensor: String,
     },
+    /// A folder of local images that cannot be used.
+    #[error("{} cannot be used ({why})", path.display())]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        why: String,
+    },
+    /// A picture that cannot be read.
+    #[error(transparent)]
+    Picture(#[from] crate::PictureError),
     /// A file of source features that is none, or of another network.
     #[error("{} holds no source features for this bundle ({why}): write them again with `gabion source`", path.display())]
     Source {
