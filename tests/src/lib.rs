@@ -17,6 +17,7 @@ pub fn manifest(encoder: Encoder, projector: Projector, side: u32, classes: Vec<
         }),
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),

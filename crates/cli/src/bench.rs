@@ -6,6 +6,7 @@ use gabion_experiment::bench::{Settings, Step, measure};
 use serde_json::json;
 use std::path::Path;
 
+mod adapt;
 mod augment;
 mod autoattack;
 
@@ -28,6 +29,8 @@ enum What {
     Infer(StepArguments),
     /// Count views per second beside torchvision and kornia.
     Augment(augment::Arguments),
+    /// Adapt to shifted streams, and measure what it gained, kept and forgot.
+    Adapt(Box<adapt::Arguments>),
     /// Compare our AutoAttack with the official one.
     Autoattack(autoattack::Arguments),
 }
@@ -37,6 +40,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         What::FreeAt(arguments) => step(Step::FreeAt, arguments, output),
         What::Standard(arguments) => step(Step::Standard, arguments, output),
         What::Infer(arguments) => step(Step::Infer, arguments, output),
+        What::Adapt(arguments) => adapt::run(arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
         What::Autoattack(arguments) => autoattack::run(arguments, output),
     }
@@ -90,7 +94,7 @@ fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
 }
 
 /// Refuses before the work what could not be written after it.
-fn ensure_place(out: &Path) -> Result<(), Failure> {
+pub fn ensure_place(out: &Path) -> Result<(), Failure> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(usage(format!("{} is no folder; make it, or name another file with --out", folder.display())));

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod adapt;
 pub mod augment;
 pub mod classify;
 pub mod data;
@@ -13,6 +14,7 @@ pub mod pretrain;
 pub mod probe;
 pub mod rollback;
 pub mod sign;
+pub mod source;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};
@@ -34,7 +36,7 @@ pub struct DataArguments {
 
 impl DataArguments {
     /// Reads it; photographs are stored at `photos` pixels.
-    fn open(&self, photos: Option<[usize; 2]>) -> Result<Data, Failure> {
+    pub fn open(&self, photos: Option<[usize; 2]>) -> Result<Data, Failure> {
         let Some(text) = &self.data else {
             return Err(usage("no data: give --data DIR, --data synth, or set GABION_DATA"));
         };

@@ -45,6 +45,10 @@ enum Command {
     Generations(commands::generations::Arguments),
     /// Withdraw adapted weights.
     Rollback(commands::rollback::Arguments),
+    /// Adapt a bundle to local images, under a guard.
+    Adapt(Box<commands::adapt::Arguments>),
+    /// Keep features of a bundle's data beside it, for adaptations to rehearse.
+    Source(commands::source::Arguments),
     /// Draw the random views of a picture on a contact sheet.
     Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
         Command::Sign(arguments) => commands::sign::run(&arguments, &output),
         Command::Generations(arguments) => commands::generations::run(&arguments, &output),
         Command::Rollback(arguments) => commands::rollback::run(&arguments, &output),
+        Command::Adapt(arguments) => commands::adapt::run(&arguments, &output),
+        Command::Source(arguments) => commands::source::run(&arguments, &output),
         Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),

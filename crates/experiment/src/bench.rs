@@ -1,6 +1,7 @@
 //! Seconds and memory of a training or inference step, in the terms of `bench/peers/train_step.py`; in [`augment`], views
 //! a second beside other libraries.
 
+pub mod adapt;
 pub mod augment;
 pub mod autoattack;
 mod libraries;
@@ -121,13 +122,13 @@ pub fn measure(settings: Settings, device: &Device) -> Measured {
 }
 
 /// A field of /proc/self/status in MiB; none where there is no such file.
-fn resident(field: &str) -> Option<f64> {
+pub(crate) fn resident(field: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     line.trim().trim_end_matches("kB").trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 
 /// Starts VmHWM anew from what is resident now, where the system can.
-fn forget_peak() {
+pub(crate) fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

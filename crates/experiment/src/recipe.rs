@@ -1,6 +1,6 @@
 //! From what was typed to a resolved recipe: presets, TOML files and `key=value` settings.
 
-use gabion_spec::Pretrain;
+use gabion_spec::{Adapt, Pretrain};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -102,20 +102,43 @@ fn read(path: &Path) -> Result<String, RecipeError> {
 /// # Errors
 /// See [`resolve`].
 pub fn parse(origin: &str, text: &str, settings: &[String]) -> Result<Pretrain, RecipeError> {
-    let mut table: Table = toml::from_str(text)
-        .map_err(|error| RecipeError::Toml { origin: origin.into(), message: one_line(&error.to_string()) })?;
-    for setting in settings {
-        let wrong = || RecipeError::Setting { text: setting.clone() };
-        let (key, value) = setting.split_once('=').ok_or_else(wrong)?;
-        let value = value.trim();
-        // What is no TOML value is a bare word: threat.kind=free.
-        let value = toml::from_str::<Table>(&format!("value = {value}"))
-            .ok()
-            .and_then(|mut table| table.remove("value"))
-            .unwrap_or_else(|| Value::String(value.into()));
-        insert(&mut table, key.trim(), value).ok_or_else(wrong)?;
-    }
+    let mut table = table_of(origin, text)?;
+    settings.iter().try_for_each(|setting| set(&mut table, setting))?;
     let recipe: Pretrain = table.try_into().map_err(|error: toml::de::Error| explain(origin, error.message()))?;
+    recipe.validate()?;
+    Ok(recipe)
+}
+
+fn table_of(origin: &str, text: &str) -> Result<Table, RecipeError> {
+    toml::from_str(text)
+        .map_err(|error| RecipeError::Toml { origin: origin.into(), message: one_line(&error.to_string()) })
+}
+
+/// Applies a `key=value` setting.
+fn set(table: &mut Table, setting: &str) -> Result<(), RecipeError> {
+    let wrong = || RecipeError::Setting { text: setting.into() };
+    let (key, value) = setting.split_once('=').ok_or_else(wrong)?;
+    let value = value.trim();
+    // What is no TOML value is a bare word: threat.kind=free.
+    let value = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    insert(table, key.trim(), value).ok_or_else(wrong)
+}
+
+/// A recipe of adaptation: `base` with the keys of a TOML file, where one is named, and `key=value` settings.
+///
+/// # Errors
+/// See [`resolve`].
+pub fn adapt(base: &Adapt, file: Option<&Path>, settings: &[String]) -> Result<Adapt, RecipeError> {
+    let origin = file.map_or("--set".into(), |file| file.display().to_string());
+    let mut table = Table::try_from(base).expect("a recipe is plain data");
+    if let Some(file) = file {
+        table.extend(table_of(&origin, &read(file)?)?);
+    }
+    settings.iter().try_for_each(|setting| set(&mut table, setting))?;
+    let recipe: Adapt = table.try_into().map_err(|error: toml::de::Error| explain(&origin, error.message()))?;
     recipe.validate()?;
     Ok(recipe)
 }
@@ -228,6 +251,22 @@ mod tests {
             let again = parse("again", &toml::to_string(&recipe).unwrap(), &[]).unwrap();
             assert_eq!(again, recipe, "{name}");
         }
+    }
+
+    #[test]
+    fn an_adaptation_is_its_defaults_but_for_what_is_set() {
+        let base = Adapt::default();
+        let set = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+            adapt(&base, None, &settings)
+        };
+        assert_eq!(set(&[]).unwrap(), base);
+        let recipe =
+            set(&["epsilon=4/255", "guard.steps=3", "statistics={ kind = \"re-estimate\", share = 0.5 }"]).unwrap();
+        assert_eq!((recipe.epsilon.to_string(), recipe.guard.steps, recipe.rate), ("4/255".into(), 3, base.rate));
+        assert_eq!(recipe.statistics, gabion_spec::Statistics::ReEstimate { share: 0.5 });
+        assert!(set(&["replay=4"]).unwrap_err().to_string().contains("`replays`"));
+        assert!(set(&["replays=0"]).unwrap_err().to_string().contains("1..=64"));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Plain data in, text out; whoever calls [`render`] writes the file. The page follows the reader's light or dark
 //! scheme, fits a phone and prints.
 
+mod adaptation;
 pub(crate) mod plot;
+
+pub use adaptation::adaptation;
 
 use crate::measure::Rate;
 use base64::Engine;
@@ -43,7 +46,7 @@ pub struct ModelReport {
     pub clean: Rate,
     /// Accuracy under attack at each budget.
     pub points: Vec<(Pixels, Rate)>,
-    /// Time that its training took.
+    /// Time that its pretraining took; 0 where that is not told.
     pub seconds: f64,
 }
 
@@ -126,7 +129,7 @@ pub fn render(report: &Report) -> Result<String, ReportError> {
             mark => MARKS[at % MARKS.len()],
             name => &model.name,
             description => &model.description,
-            time => format!("Pretrained in {}.", duration(model.seconds)),
+            time => if model.seconds > 0.0 { format!("Pretrained in {}.", duration(model.seconds)) } else { String::new() },
             has_loss => !model.loss.is_empty(),
         }
     });

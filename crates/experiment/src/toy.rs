@@ -40,6 +40,7 @@ pub(crate) fn bundle(device: &Device) -> Bundle {
         head: None,
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: spec::Weights {
             file: "model.safetensors".into(),

@@ -128,14 +128,29 @@ impl ResNet {
     /// - `x`: `[batch, 3, height, width]` in `[0, 1]`
     /// - output: `[batch, 8 * width * expansion]`
     pub fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<2> {
+        self.top(self.trunk(x, mode), mode)
+    }
+
+    /// Everything below the last block.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, 3, height, width]` in `[0, 1]`
+    /// - output: `[batch, 8 * width * expansion, rows, columns]`
+    fn trunk(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
         let mut x = self.bn1.forward(self.conv1.forward(x, mode), None, true, mode);
         if self.max_pool {
             x = max_pool2d(x, MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]));
         }
-        for block in [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten() {
+        let below = self.layer4.len() - 1;
+        for block in [&self.layer1, &self.layer2, &self.layer3].into_iter().flatten().chain(&self.layer4[..below]) {
             x = block.forward(x, mode);
         }
-        ops::global_average_pool(x)
+        x
+    }
+
+    /// The last block and the pooling.
+    fn top(&self, x: Tensor<4>, mode: Mode) -> Tensor<2> {
+        ops::global_average_pool(self.layer4[self.layer4.len() - 1].forward(x, mode))
     }
 }
 
@@ -203,8 +218,22 @@ impl Model {
     /// - `x`: `[batch, 3, height, width]` in `[0, 1]`
     /// - output: `[batch, hidden]`
     pub fn feature(&self, x: Tensor<4>, mode: Mode) -> Tensor<2> {
+        self.feature_of(self.trunk(x, mode), mode)
+    }
+
+    /// The encoder below its last block, for training that moves what lies above it alone.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, 3, height, width]` in `[0, 1]`
+    /// - output: `[batch, 8 * width * expansion, rows, columns]`
+    pub fn trunk(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
+        self.encoder.trunk(x, mode)
+    }
+
+    /// The feature of what [`Model::trunk`] gave.
+    pub fn feature_of(&self, trunk: Tensor<4>, mode: Mode) -> Tensor<2> {
         let PreFeature { linear, norm } = &self.projector.pre_feature;
-        norm.forward_rows(linear.forward(self.encoder.forward(x, mode), mode), true, mode)
+        norm.forward_rows(linear.forward(self.encoder.top(trunk, mode), mode), true, mode)
     }
 
     /// Feature and unit-length embedding.
@@ -213,10 +242,17 @@ impl Model {
     /// - `x`: `[batch, 3, height, width]` in `[0, 1]`
     pub fn forward(&self, x: Tensor<4>, mode: Mode) -> Embedding {
         let feature = self.feature(x, mode);
+        Embedding { projection: self.project(feature.clone(), mode), feature }
+    }
+
+    /// The unit-length embedding of a feature.
+    ///
+    /// # Shapes
+    /// - `feature`: `[batch, hidden]`, output: `[batch, output]`
+    pub fn project(&self, feature: Tensor<2>, mode: Mode) -> Tensor<2> {
         let Projection { linear1, norm, linear2 } = &self.projector.projection;
-        let hidden = norm.forward_rows(linear1.forward(feature.clone(), mode), true, mode);
-        let projection = normalise(linear2.forward(hidden, mode));
-        Embedding { feature, projection }
+        let hidden = norm.forward_rows(linear1.forward(feature, mode), true, mode);
+        normalise(linear2.forward(hidden, mode))
     }
 }
 

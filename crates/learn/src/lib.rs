@@ -4,6 +4,7 @@
 //! Self-Supervised Learning", Ghofrani and Jamshidi 2025, arXiv 2501.03507). No IO, no clock, no choice of device, no
 //! augmentation randomness: images come in as tensors in `[0, 1]`, numbers go out.
 
+pub mod adapt;
 pub mod attack;
 pub mod encoder;
 pub mod finetune;

@@ -6,17 +6,22 @@
 //! | [`bundle`] | a folder with `manifest.json` and `model.safetensors`: opened with every difference named, written whole |
 //! | [`session`] | a bundle that classifies: one view of an image, or the mean feature over many |
 //! | [`picture`] | PNG, JPEG and WebP files as 8-bit RGB, with a limit before anything is allocated |
-//! | `pipeline` | what makes views: the CPU, or the device itself (features `flex`, `wgpu`, `cuda`) |
+//! | `adapt` | free adversarial training of a bundle on local images, guarded (features `flex`, `wgpu`, `cuda`) |
+//! | `pipeline` | what makes views: the CPU, or the device itself (the same) |
 //! | `devices` | what can compute here, and the choice of one (the same) |
+//! | [`deployed`] | a bundle in service: the newest generation, while the next one is made |
 //! | [`durable`] | files that are written whole or not at all |
 //! | [`generations`] | weights that a device adapted, beside their base: written whole, served, rolled back |
 //! | [`signature`] | who wrote a bundle, and which bundles are served |
 //! | [`untrusted`] | files of others, opened without following, waiting or guessing |
 //!
-//! Nothing here trains, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one is a typed
-//! error that names the file and says what to do.
+//! Nothing here trains from scratch, and nothing here fetches: a bundle is untrusted input, and whatever is wrong with one
+//! is a typed error that names the file and says what to do.
 
+#[cfg(feature = "burn")]
+pub mod adapt;
 pub mod bundle;
+pub mod deployed;
 #[cfg(feature = "burn")]
 pub mod devices;
 pub mod durable;
@@ -33,8 +38,11 @@ pub mod untrusted;
 mod weights;
 
 #[cfg(feature = "burn")]
+pub use adapt::{AdaptError, Adapted, Local, Samples, Verdict, adapt};
+#[cfg(feature = "burn")]
 pub use bundle::Bundle;
 pub use bundle::{BundleError, Stored, parameter_count};
+pub use deployed::{Deployed, DeployedError, Serving};
 #[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
 pub use generations::{GenerationError, Served, Source};

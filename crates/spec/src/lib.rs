@@ -5,6 +5,7 @@
 #![no_std]
 extern crate alloc;
 
+mod adapt;
 mod attack;
 mod augment;
 mod encoder;
@@ -15,6 +16,7 @@ mod pixels;
 mod recipe;
 mod threat;
 
+pub use adapt::{Adapt, Budget, Descent, LocalObjective, Scope, Statistics, Tolerance};
 pub use attack::{Attack, Norm, Objective, Start};
 pub use augment::{Augment, Blur, BlurFilter, Crop, Draw, Jitter, JitterOp, Solarize};
 pub use encoder::{Depth, Encoder, Input, Projector, Stem};

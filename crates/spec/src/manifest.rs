@@ -1,6 +1,6 @@
 //! The manifest of a bundle: a folder with `model.safetensors` and `manifest.json`.
 
-use crate::{Encoder, FineTune, Input, Pretrain, Probe, Projector};
+use crate::{Adapt, Encoder, FineTune, Input, Pretrain, Probe, Projector};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,9 @@ pub struct Manifest {
     /// How the encoder was fine-tuned after that, the last one last; empty when it was not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finetune: Vec<FineTune>,
+    /// How encoder and head were adapted to local images after that, the last one last; empty when they were not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapted: Vec<Adapt>,
     /// The data set that it was pretrained on.
     pub data: Option<String>,
     /// The weights file.

@@ -145,6 +145,7 @@ pub(super) fn manifest(recipe: &Pretrain, facts: &Facts) -> Manifest {
         head: None,
         pretrain: Some(recipe.clone()),
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: Some(facts.data.clone()),
         weights: Weights { file: "model.safetensors".into(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),

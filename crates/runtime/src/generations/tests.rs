@@ -44,6 +44,7 @@ fn manifest(weights: &[u8]) -> Manifest {
         head: Some(Head { kind: HeadKind::Linear, recipe: Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 } }),
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: Weights { file: WEIGHTS.into(), sha256: hex(&Sha256::digest(weights)), precision: Precision::F16 },
         claims: Vec::new(),

@@ -19,6 +19,7 @@ pub(crate) fn manifest(encoder: Encoder, projector: Projector, input: Input, cla
         }),
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: spec::Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),
@@ -27,7 +28,7 @@ pub(crate) fn manifest(encoder: Encoder, projector: Projector, input: Input, cla
 }
 
 /// A small network of weights that look random.
-fn stored() -> Stored {
+pub(crate) fn stored() -> Stored {
     let (encoder, projector) =
         (Encoder { depth: Depth::Resnet18, width: 4, stem: Stem::Cifar }, Projector { hidden: 12, output: 5 });
     let shapes = crate::weights::shapes(&encoder, &projector, 7).expect("it is small");

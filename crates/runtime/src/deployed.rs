@@ -1,0 +1,204 @@
+//! A bundle in service: the newest generation that is whole and trusted, served while the next one is made.
+//!
+//! Sessions are handed out by [`Deployed::serving`] and stay what they are; an adaptation works on a copy of the weights, and
+//! only one that was promoted and written takes the place of what is served. A rollback is written first too.
+
+use crate::generations::{self, GenerationError, Rolled, Skipped, Source};
+use crate::signature::Trust;
+use crate::{BundleError, Session, Stored};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+
+/// What is served.
+#[derive(Debug)]
+pub struct Serving {
+    /// Classifies.
+    pub session: Session,
+    /// Which weights those are.
+    pub source: Source,
+    /// Newer generations that were passed over when it was opened.
+    pub skipped: Vec<Skipped>,
+    stored: Stored,
+}
+
+/// A bundle's folder in service.
+#[derive(Debug)]
+pub struct Deployed {
+    path: PathBuf,
+    trust: Trust,
+    serving: RwLock<Arc<Serving>>,
+    /// Held by the one that changes what is served.
+    changing: Mutex<()>,
+}
+
+/// Why what is served was not changed; it still is served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeployedError {
+    /// Another thread adapts or rolls back.
+    #[error("the bundle is being adapted or rolled back: wait for that to end")]
+    Busy,
+    /// Generations could not be read or written.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    /// What was written could not be opened again.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The adaptation.
+    #[cfg(feature = "flex")]
+    #[error(transparent)]
+    Adapt(#[from] crate::AdaptError),
+}
+
+/// What came of an adaptation.
+#[cfg(feature = "flex")]
+#[derive(Debug)]
+pub struct Adaptation {
+    /// Whether the result may take the bundle's place.
+    pub verdict: crate::Verdict,
+    /// What was done and measured.
+    pub report: crate::adapt::Report,
+    /// The generation that is served from now on; none after a refusal.
+    pub promoted: Option<u64>,
+}
+
+impl Deployed {
+    /// Opens a bundle on the CPU.
+    ///
+    /// # Errors
+    /// When neither a generation nor the base can be served: the base's fault is told.
+    pub fn open(bundle: &Path, trust: Trust) -> Result<Self, GenerationError> {
+        let serving = serve(bundle, &trust)?;
+        Ok(Self { path: bundle.into(), trust, serving: RwLock::new(Arc::new(serving)), changing: Mutex::new(()) })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is served now; it stays as it is for whoever holds it.
+    pub fn serving(&self) -> Arc<Serving> {
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Withdraws generations above `to`, without one the newest, and serves what is left.
+    ///
+    /// # Errors
+    /// As [`generations::rollback`]; when another thread changes what is served.
+    pub fn rollback(&self, to: Option<Source>) -> Result<Rolled, DeployedError> {
+        let _alone = self.alone()?;
+        let rolled = generations::rollback(&self.path, to)?;
+        self.renew()?;
+        Ok(rolled)
+    }
+
+    /// Adapts what is served to local images while it is served, see [`crate::adapt::adapt`]; a result that is promoted is
+    /// written as a generation and then served.
+    ///
+    /// # Errors
+    /// When another thread changes what is served, the adaptation fails or is cancelled, or the generation cannot be
+    /// written. What was served still is.
+    #[cfg(feature = "flex")]
+    pub fn adapt(
+        &self,
+        local: &crate::Local<'_>,
+        recipe: &gabion_spec::Adapt,
+        observer: &mut dyn FnMut(crate::adapt::Progress) -> std::ops::ControlFlow<()>,
+    ) -> Result<Adaptation, DeployedError> {
+        let _alone = self.alone()?;
+        let serving = self.serving();
+        let bundle = crate::Bundle::made_of(serving.stored.clone(), &burn::tensor::Device::flex())
+            .map_err(|misfit| BundleError::Tensor { path: self.path.clone(), misfit })?;
+        let crate::Adapted { candidate, verdict, report } = crate::adapt::adapt(&bundle, local, recipe, observer)?;
+        let promoted = match verdict {
+            crate::Verdict::Promoted => {
+                let number = promote(&self.path, serving.source, &candidate)?;
+                self.renew()?;
+                Some(number)
+            }
+            crate::Verdict::Refused { .. } => None,
+        };
+        Ok(Adaptation { verdict, report, promoted })
+    }
+
+    /// Keeps others from changing what is served.
+    fn alone(&self) -> Result<std::sync::MutexGuard<'_, ()>, DeployedError> {
+        match self.changing.try_lock() {
+            Ok(alone) => Ok(alone),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(DeployedError::Busy),
+        }
+    }
+
+    /// Serves what the folder says.
+    fn renew(&self) -> Result<(), DeployedError> {
+        let serving = Arc::new(serve(&self.path, &self.trust)?);
+        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
+        Ok(())
+    }
+}
+
+fn serve(bundle: &Path, trust: &Trust) -> Result<Serving, GenerationError> {
+    let served = generations::open(bundle, trust, Stored::read)?;
+    let session = Session::of(&served.bundle)?;
+    Ok(Serving { session, source: served.source, skipped: served.skipped, stored: served.bundle })
+}
+
+/// Writes an adapted bundle as the next generation after `parent`; its number.
+///
+/// # Errors
+/// As [`generations::write`].
+#[cfg(feature = "burn")]
+pub fn promote(bundle: &Path, parent: Source, candidate: &crate::Bundle) -> Result<u64, GenerationError> {
+    let precision = candidate.manifest.weights.precision;
+    let written = generations::write(bundle, parent, |dir| candidate.stored().write(dir, precision))?;
+    Ok(written.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::stored;
+    use crate::{Classify, Rgb};
+    use gabion_spec::Precision;
+
+    fn image() -> Rgb {
+        Rgb { height: 16, width: 16, pixels: (0..768u32).map(|at| (at * 7919 % 251) as u8).collect() }
+    }
+
+    #[test]
+    fn a_generation_is_served_until_it_is_rolled_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("bundle");
+        let base = stored();
+        base.write(&dir, Precision::F32).unwrap();
+        let deployed = Deployed::open(&dir, Trust::Any).unwrap();
+        let old = deployed.serving();
+        assert_eq!(old.source, Source::Base);
+        let mut other = base.clone();
+        other.tensors.get_mut("head.bias").unwrap().values[3] += 100.0;
+        generations::write(&dir, Source::Base, |dir| other.write(dir, Precision::F32)).unwrap();
+        deployed.renew().unwrap();
+        let new = deployed.serving();
+        assert_eq!(new.source, Source::Generation(1));
+        let label = |serving: &Serving| serving.session.classify(&image(), &Classify::default()).unwrap().label;
+        assert_eq!(label(&new), 3);
+        let before = label(&old);
+        assert_ne!(before, 3, "what was handed out stays what it was");
+        assert_eq!(deployed.rollback(None).unwrap().to, Source::Base);
+        assert_eq!(label(&deployed.serving()), before);
+    }
+
+    #[test]
+    fn one_changes_it_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("bundle");
+        stored().write(&dir, Precision::F32).unwrap();
+        let deployed = Deployed::open(&dir, Trust::Any).unwrap();
+        let alone = deployed.alone().unwrap();
+        assert!(matches!(deployed.rollback(None), Err(DeployedError::Busy)));
+        drop(alone);
+        assert!(deployed.rollback(None).is_ok());
+    }
+}
