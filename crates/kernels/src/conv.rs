@@ -8,7 +8,7 @@ mod weights;
 mod winograd;
 
 pub(crate) use forward::{Walk, Write};
-pub(crate) use winograd::{TILE, Winograd};
+pub(crate) use winograd::{Tile, Winograd};
 
 use crate::Level;
 
@@ -128,16 +128,31 @@ pub fn conv2d_weight_grad(conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) 
 
 fn conv2d_at(level: Level, conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
     conv.check(x.len(), weights.len(), y.len());
-    if conv.batch > 0 {
-        forward::forward(level, conv, x, weights, y);
+    if conv.batch == 0 {
+        return;
+    }
+    match trains(conv) {
+        true => Winograd::forward(Tile::Two, level, conv, weights).over(x, y),
+        false => Walk::forward(level, conv, weights).over(x, y),
     }
 }
 
 fn conv2d_input_grad_at(level: Level, conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
     conv.check(dx.len(), weights.len(), dy.len());
-    if conv.batch > 0 {
-        forward::input_grad(level, conv, dy, weights, dx);
+    if conv.batch == 0 {
+        return;
     }
+    match trains(conv) {
+        true => Winograd::input_grad(Tile::Two, level, conv, weights).over(dy, dx),
+        false => Walk::input_grad(level, conv, weights).over(dy, dx),
+    }
+}
+
+/// Whether a convolution whose weights are transformed for one pass is faster by Winograd's way: where there are tiles
+/// enough to transform them for.
+fn trains(conv: &Conv2d) -> bool {
+    let tiles = conv.batch * conv.height.div_ceil(2) * conv.width.div_ceil(2);
+    Winograd::serves(Tile::Two, conv) && conv.channels_in.min(conv.channels_out) >= 16 && tiles >= 64
 }
 
 fn conv2d_weight_grad_at(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {

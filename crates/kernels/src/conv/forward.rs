@@ -14,14 +14,6 @@ use std::ops::Range;
 /// Packed planes of the images that are worked on together should stay in a second-level cache.
 const GROUP_VALUES: usize = 48 * 1024;
 
-pub(super) fn forward(level: Level, conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
-    Walk::forward(level, conv, weights).over(x, y);
-}
-
-pub(super) fn input_grad(level: Level, conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
-    Walk::input_grad(level, conv, weights).over(dy, dx);
-}
-
 /// A convolution or its input gradient with the weights packed: made once, run over any number of images.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -192,7 +184,7 @@ impl Walk {
     }
 
     /// Over a batch, on all threads.
-    fn over(&self, from: &[f32], to: &mut [f32]) {
+    pub(super) fn over(&self, from: &[f32], to: &mut [f32]) {
         let batch = from.len() / self.from;
         // No output depends on how images are grouped, so the number of threads may decide.
         let group = self.group().min(batch.div_ceil(4 * rayon::current_num_threads())).max(1);

@@ -1,9 +1,11 @@
-//! 3x3 convolutions without a stride by Winograd's minimal filtering F(4x4, 3x3): 36 multiplications for what takes 144.
+//! 3x3 convolutions without a stride by Winograd's minimal filtering: F(2x2, 3x3) needs 16 multiplications for what takes
+//! 36, F(4x4, 3x3) 36 for 144.
 //!
-//! Lavin and Gray 2016, <https://arxiv.org/abs/1509.09308>. Tiles of 6x6 input pixels, four apart, are transformed
-//! (`B^T d B`), multiplied channel by channel with transformed weights (`G g G^T`) in 36 matrix products, and
-//! transformed back to 4x4 output pixels (`A^T m A`). What it costs is accuracy: the points 0, 1, -1, 2, -2 make errors
-//! some ten times those of the plain sum, see the tests.
+//! Lavin and Gray 2016, <https://arxiv.org/abs/1509.09308>. Tiles of 4x4 (6x6) input pixels, two (four) apart, are
+//! transformed (`B^T d B`), multiplied channel by channel with transformed weights (`G g G^T`) in 16 (36) matrix products,
+//! and transformed back to 2x2 (4x4) output pixels (`A^T m A`). F(2x2) adds and subtracts, and is as accurate as the plain
+//! sum; the points 2 and -2 of F(4x4) make errors some ten times as large, see the tests: good enough for a frozen
+//! network, and not used to train one.
 
 use super::Conv2d;
 use super::forward::Write;
@@ -14,92 +16,134 @@ use crate::Level;
 use crate::level::Kernel;
 use crate::scratch::Scratch;
 use crate::vector::Vector;
+use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output pixels of a tile's side.
-pub(crate) const TILE: usize = 4;
-/// Input pixels of a tile's side.
-const PATCH: usize = TILE + 2;
-/// Products of a tile.
-const POINTS: usize = PATCH * PATCH;
 /// Transformed tiles that are worked on together should stay in a second-level cache.
 const CHUNK_VALUES: usize = 128 * 1024;
+/// But so many at least are, so that large weights are not fetched for a few.
+const FEWEST_TILES: usize = 32;
+
+/// How many output pixels a tile has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tile {
+    /// F(2x2, 3x3).
+    Two,
+    /// F(4x4, 3x3).
+    Four,
+}
+
+impl Tile {
+    /// Output pixels of a side.
+    const fn side(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Products of a tile.
+    const fn points(self) -> usize {
+        (self.side() + 2) * (self.side() + 2)
+    }
+}
 
 /// A convolution with its weights transformed and packed: made once, run over any number of images.
 #[derive(Debug)]
 pub(crate) struct Winograd {
+    tile: Tile,
     level: Level,
     height: usize,
     width: usize,
     matrix: Matrix,
-    /// One packed matrix a point.
-    weights: Vec<Scratch>,
+    /// One packed matrix after another, a point each.
+    weights: Scratch,
 }
 
 impl Winograd {
     /// Whether it serves a convolution, and is worth it.
-    pub(crate) fn serves(conv: &Conv2d) -> bool {
+    pub(crate) fn serves(tile: Tile, conv: &Conv2d) -> bool {
         let &Conv2d { height, width, channels_in, channels_out, kernel, stride, padding, .. } = conv;
-        (kernel, stride, padding) == (3, 1, 1) && height.min(width) >= 2 * TILE && channels_in >= 8 && channels_out >= 8
+        let fits = height.min(width) >= 2 * tile.side() && channels_in.min(channels_out) >= 8;
+        (kernel, stride, padding) == (3, 1, 1) && fits
     }
 
     /// [`super::conv2d`] with `weights` `[out, in, 3, 3]`.
-    pub(crate) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+    pub(crate) fn forward(tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
-        Self::new(level, conv, [inputs, conv.channels_out], |o, i| {
+        Self::new(tile, level, conv, [inputs, conv.channels_out], |o, i| {
             std::array::from_fn(|tap| weights[(o * inputs + i) * 9 + tap])
         })
     }
 
     /// [`super::conv2d_input_grad`]: the same with the weights turned around and channels exchanged.
-    pub(crate) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+    pub(crate) fn input_grad(tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
-        Self::new(level, conv, [conv.channels_out, inputs], |o, i| {
+        Self::new(tile, level, conv, [conv.channels_out, inputs], |o, i| {
             std::array::from_fn(|tap| weights[(i * inputs + o) * 9 + 8 - tap])
         })
     }
 
     /// `kernel(lane, depth)` is the 3x3 from one channel to another.
-    #[allow(clippy::cast_possible_truncation)] // f64 within, rounded once
-    fn new(level: Level, conv: &Conv2d, [depth, lanes]: [usize; 2], kernel: impl Fn(usize, usize) -> [f32; 9]) -> Self {
-        const G: [[f64; 3]; PATCH] = [
-            [1.0 / 4.0, 0.0, 0.0],
-            [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-            [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-            [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-            [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-            [0.0, 0.0, 1.0],
-        ];
-        let mut transformed = vec![vec![0.0f32; lanes * depth]; POINTS];
-        for lane in 0..lanes {
+    fn new(
+        tile: Tile,
+        level: Level,
+        conv: &Conv2d,
+        [depth, lanes]: [usize; 2],
+        kernel: impl Fn(usize, usize) -> [f32; 9] + Sync,
+    ) -> Self {
+        let matrix = Matrix { depth, block: 16, lanes, vector: level.lanes() };
+        let pitch = matrix.padded_lanes() * depth;
+        let mut weights = Scratch::of(tile.points() * pitch);
+        // Lanes come in groups, and a group's part of each point's matrix is one piece: see `Matrix::pack`.
+        let piece = 2 * matrix.vector * depth;
+        let mut points: Vec<_> =
+            weights.as_mut_slice().chunks_mut(pitch).map(|point| point.chunks_mut(piece)).collect();
+        let groups: Vec<Vec<&mut [f32]>> = (0..pitch.div_ceil(piece))
+            .map(|_| points.iter_mut().map(|pieces| pieces.next().expect("a piece a group")).collect())
+            .collect();
+        groups.into_par_iter().enumerate().for_each(|(group, mut pieces)| {
+            let first = group * 2 * matrix.vector;
+            let width = matrix.group(first) * matrix.vector;
             for channel in 0..depth {
-                let g = kernel(lane, channel).map(f64::from);
-                for point in 0..POINTS {
-                    let (u, v) = (point / PATCH, point % PATCH);
-                    let sum: f64 = (0..9).map(|tap| G[u][tap / 3] * g[tap] * G[v][tap % 3]).sum();
-                    transformed[point][lane * depth + channel] = sum as f32;
+                for lane in 0..width {
+                    let g = if first + lane < lanes { kernel(first + lane, channel) } else { [0.0; 9] };
+                    let to = channel * width + lane;
+                    match tile {
+                        Tile::Two => spread(&transformed::<4>(g), &mut pieces, to),
+                        Tile::Four => spread(&transformed::<6>(g), &mut pieces, to),
+                    }
                 }
             }
-        }
-        let matrix = Matrix { depth, block: 16, lanes, vector: level.lanes() };
-        let pack = |weights: &Vec<f32>| {
-            let mut packed = Scratch::of(matrix.padded_lanes() * depth);
-            matrix.pack(&[()], weights, packed.as_mut_slice(), |channel, lane, ()| Some(lane * depth + channel));
-            packed
-        };
-        let weights = transformed.iter().map(pack).collect();
-        Self { level, height: conv.height, width: conv.width, matrix, weights }
+        });
+        Self { tile, level, height: conv.height, width: conv.width, matrix, weights }
+    }
+
+    /// Rows of a tile.
+    pub(crate) fn side(&self) -> usize {
+        self.tile.side()
     }
 
     /// Values of the packed weights.
     pub(crate) fn weights(&self) -> usize {
-        self.weights.iter().map(|weights| weights.as_slice().len()).sum()
+        self.weights.as_slice().len()
     }
 
     /// Values of the working memory of a thread.
     pub(crate) fn working(&self) -> usize {
         let tiles = self.across() * self.together();
-        POINTS * tiles * (self.depth() + self.matrix.padded_lanes()) + 2 * SLACK
+        self.tile.points() * tiles * (self.depth() + self.matrix.padded_lanes()) + 2 * SLACK
+    }
+
+    /// Over a batch, on all threads.
+    pub(crate) fn over(&self, from: &[f32], to: &mut [f32]) {
+        let pixels = self.height * self.width;
+        let (length_from, length_to) = (pixels * self.matrix.depth, pixels * self.matrix.lanes);
+        let batch = from.len() / length_from;
+        let group = self.together().div_ceil(self.down()).min(batch.div_ceil(2 * rayon::current_num_threads())).max(1);
+        to.par_chunks_mut(group * length_to)
+            .zip(from.par_chunks(group * length_from))
+            .for_each(|(to, from)| self.images(from, to, Write::Over));
     }
 
     /// Over a few images, on this thread.
@@ -108,10 +152,11 @@ impl Winograd {
         self.strips(from, to, 0..from.len() / image * self.down(), write);
     }
 
-    /// Some rows of one image, on this thread; `rows` begin at a multiple of [`TILE`] and `to` holds those rows.
+    /// Some rows of one image, on this thread; `rows` begin at a multiple of the tile's side and `to` holds those rows.
     pub(crate) fn rows(&self, from: &[f32], to: &mut [f32], rows: Range<usize>) {
-        assert!(rows.start.is_multiple_of(TILE), "rows {rows:?} begin within a tile");
-        self.strips(from, to, rows.start / TILE..rows.end.div_ceil(TILE), Write::Over);
+        let side = self.side();
+        assert!(rows.start.is_multiple_of(side), "rows {rows:?} begin within a tile");
+        self.strips(from, to, rows.start / side..rows.end.div_ceil(side), Write::Over);
     }
 
     /// Rows of tiles, counted over images; `to` begins where they do.
@@ -125,12 +170,12 @@ impl Winograd {
 
     /// Rows of tiles of an image.
     fn down(&self) -> usize {
-        self.height.div_ceil(TILE)
+        self.height.div_ceil(self.side())
     }
 
     /// Tiles of a row.
     fn across(&self) -> usize {
-        self.width.div_ceil(TILE)
+        self.width.div_ceil(self.side())
     }
 
     /// Channels that are summed over, in whole blocks.
@@ -140,8 +185,8 @@ impl Winograd {
 
     /// Rows of tiles that are worked on together.
     fn together(&self) -> usize {
-        let strip = POINTS * self.across() * (self.depth() + self.matrix.padded_lanes());
-        (CHUNK_VALUES / strip).max(1)
+        let strip = self.tile.points() * self.across() * (self.depth() + self.matrix.padded_lanes());
+        (CHUNK_VALUES / strip).max(FEWEST_TILES.div_ceil(self.across()))
     }
 }
 
@@ -159,24 +204,36 @@ struct Strips<'a> {
 impl Kernel for Strips<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
+        match self.walk.tile {
+            Tile::Two => self.tiled::<V, 2, 4>(),
+            Tile::Four => self.tiled::<V, 4, 6>(),
+        }
+    }
+}
+
+impl Strips<'_> {
+    #[inline(always)]
+    fn tiled<V: Vector, const SIDE: usize, const PATCH: usize>(self) {
         let Self { walk, from, to, first, strips, write } = self;
-        let tiles = strips.len() * walk.across();
+        let (points, tiles) = (PATCH * PATCH, strips.len() * walk.across());
         let (depth, lanes) = (walk.depth(), walk.matrix.padded_lanes());
         // Transformed inputs, `[point][block][tile][16]`, and products, `[point][tile][lane]`.
         let (pitch_in, pitch_out) = (depth * tiles, lanes * tiles);
-        let mut inputs = Scratch::of(POINTS * pitch_in + SLACK);
-        let mut products = Scratch::of(POINTS * pitch_out);
+        let pitch_weights = lanes * walk.matrix.depth;
+        let mut inputs = Scratch::of(points * pitch_in + SLACK);
+        let mut products = Scratch::of(points * pitch_out);
         for (number, strip) in strips.clone().enumerate() {
-            walk.enter::<V>(from, strip, number * walk.across(), tiles, inputs.as_mut_slice());
+            let tile = number * walk.across();
+            walk.enter::<V, SIDE, PATCH>(from, strip, tile, tiles, inputs.as_mut_slice());
         }
         let row = [Row { from: 0, to: 0 }];
-        for point in 0..POINTS {
+        for point in 0..points {
             let sweep = Sweep {
                 matrix: walk.matrix,
                 planes: &inputs.as_slice()[point * pitch_in..][..pitch_in + SLACK],
                 block_pitch: 16 * tiles,
                 taps: &[0],
-                weights: walk.weights[point].as_slice(),
+                weights: &walk.weights.as_slice()[point * pitch_weights..][..pitch_weights],
                 rows: &row,
                 origin: 0,
                 columns: tiles,
@@ -187,7 +244,8 @@ impl Kernel for Strips<'_> {
             sweep.run::<V>();
         }
         for (number, strip) in strips.enumerate() {
-            walk.leave::<V>(products.as_slice(), number * walk.across(), tiles, strip, first, to, write);
+            let tile = number * walk.across();
+            walk.leave::<V, SIDE, PATCH>(products.as_slice(), tile, tiles, strip, first, to, write);
         }
     }
 }
@@ -195,14 +253,21 @@ impl Kernel for Strips<'_> {
 impl Winograd {
     /// Transforms the inputs of a row of tiles.
     #[inline(always)]
-    fn enter<V: Vector>(&self, from: &[f32], strip: usize, tile: usize, tiles: usize, to: &mut [f32]) {
+    fn enter<V: Vector, const SIDE: usize, const PATCH: usize>(
+        &self,
+        from: &[f32],
+        strip: usize,
+        tile: usize,
+        tiles: usize,
+        to: &mut [f32],
+    ) {
         let (height, width, channels) = (self.height, self.width, self.matrix.depth);
-        let (image, top) = (strip / self.down(), strip % self.down() * TILE);
+        let (image, top) = (strip / self.down(), strip % self.down() * SIDE);
         let from = &from[image * height * width * channels..][..height * width * channels];
         let pitch = self.depth() * tiles;
-        assert!(to.len() >= POINTS * pitch && tile + self.across() <= tiles);
+        assert!(to.len() >= PATCH * PATCH * pitch && tile + self.across() <= tiles);
         for at in 0..self.across() {
-            let left = at * TILE;
+            let left = at * SIDE;
             let mut lane = 0;
             while lane < channels {
                 let count = channels - lane;
@@ -218,14 +283,14 @@ impl Winograd {
                     }
                 }
                 for x in 0..PATCH {
-                    let column = forth([0, 1, 2, 3, 4, 5].map(|y| patch[y][x]));
+                    let column = forth::<V, PATCH>(std::array::from_fn(|y| patch[y][x]));
                     for y in 0..PATCH {
                         patch[y][x] = column[y];
                     }
                 }
                 let place = lane / 16 * 16 * tiles + (tile + at) * 16 + lane % 16;
                 for y in 0..PATCH {
-                    let row = forth(patch[y]);
+                    let row = forth::<V, PATCH>(patch[y]);
                     for x in 0..PATCH {
                         // SAFETY: a block of 16 lanes lies at each point's tile, vectors do not straddle blocks, and the
                         // assertion above has compared the last point's end with the memory.
@@ -240,7 +305,7 @@ impl Winograd {
     /// Transforms the products of a row of tiles back into output pixels.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // the two sides of one copy
-    fn leave<V: Vector>(
+    fn leave<V: Vector, const SIDE: usize, const PATCH: usize>(
         &self,
         from: &[f32],
         tile: usize,
@@ -251,33 +316,34 @@ impl Winograd {
         write: Write,
     ) {
         let (height, width, channels) = (self.height, self.width, self.matrix.lanes);
-        // Pixels of whole images and of rows of tiles before this one, counted from where `to` begins.
-        let row_of = |strip: usize| strip / self.down() * height + strip % self.down() * TILE;
-        let (start, top) = (row_of(strip) - row_of(first), strip % self.down() * TILE);
-        let rows = TILE.min(height - top);
+        // Rows of whole images and of rows of tiles before this one, counted from where `to` begins.
+        let row_of = |strip: usize| strip / self.down() * height + strip % self.down() * SIDE;
+        let (start, top) = (row_of(strip) - row_of(first), strip % self.down() * SIDE);
+        let rows = SIDE.min(height - top);
         let padded = self.matrix.padded_lanes();
         let pitch = padded * tiles;
-        assert!(from.len() >= POINTS * pitch && tile + self.across() <= tiles);
+        assert!(from.len() >= PATCH * PATCH * pitch && tile + self.across() <= tiles);
         assert!(to.len() >= (start + rows) * width * channels);
         for at in 0..self.across() {
-            let left = at * TILE;
-            let columns = TILE.min(width - left);
+            let left = at * SIDE;
+            let columns = SIDE.min(width - left);
             let mut lane = 0;
             while lane < channels {
                 let count = channels - lane;
-                let mut half = [[V::splat(0.0); PATCH]; TILE];
+                let mut half = [[V::splat(0.0); PATCH]; SIDE];
                 let place = (tile + at) * padded + lane;
                 for x in 0..PATCH {
-                    // SAFETY: `padded` lanes lie at each point's tile; see the assertion above.
-                    let column = [0, 1, 2, 3, 4, 5]
-                        .map(|y| unsafe { V::load(from.as_ptr().add((y * PATCH + x) * pitch + place)) });
-                    let column = back(column);
-                    for y in 0..TILE {
+                    let column = std::array::from_fn(|y| {
+                        // SAFETY: `padded` lanes lie at each point's tile; see the assertion above.
+                        unsafe { V::load(from.as_ptr().add((y * PATCH + x) * pitch + place)) }
+                    });
+                    let column = back::<V, SIDE, PATCH>(column);
+                    for y in 0..SIDE {
                         half[y][x] = column[y];
                     }
                 }
                 for y in 0..rows {
-                    let row = back(half[y]);
+                    let row = back::<V, SIDE, PATCH>(half[y]);
                     for x in 0..columns {
                         let place = ((start + y) * width + left + x) * channels + lane;
                         // SAFETY: the pixel lies before the end that was asserted, and `count` channels of it.
@@ -296,33 +362,70 @@ impl Winograd {
 
 /// A row of `B^T`.
 #[inline(always)]
-fn forth<V: Vector>(d: [V; PATCH]) -> [V; PATCH] {
+fn forth<V: Vector, const PATCH: usize>(d: [V; PATCH]) -> [V; PATCH] {
+    let mut out = d;
+    if PATCH == 4 {
+        (out[0], out[1]) = (d[0].sub(d[2]), d[1].add(d[2]));
+        (out[2], out[3]) = (d[2].sub(d[1]), d[1].sub(d[3]));
+        return out;
+    }
     let [two, four, minus_four, minus_five] = [2.0, 4.0, -4.0, -5.0].map(V::splat);
     // d4 - 4 d2 and d3 - 4 d1, d4 - d2 and 2 (d3 - d1): the halves that points of opposite signs share.
     let (even, odd) = (d[2].mul_add(minus_four, d[4]), d[1].mul_add(minus_four, d[3]));
     let (even_two, odd_two) = (d[4].sub(d[2]), d[3].sub(d[1]).mul(two));
-    [
-        d[0].mul_add(four, d[2].mul_add(minus_five, d[4])),
-        even.add(odd),
-        even.sub(odd),
-        even_two.add(odd_two),
-        even_two.sub(odd_two),
-        d[1].mul_add(four, d[3].mul_add(minus_five, d[5])),
-    ]
+    out[0] = d[0].mul_add(four, d[2].mul_add(minus_five, d[4]));
+    (out[1], out[2]) = (even.add(odd), even.sub(odd));
+    (out[3], out[4]) = (even_two.add(odd_two), even_two.sub(odd_two));
+    out[5] = d[1].mul_add(four, d[3].mul_add(minus_five, d[5]));
+    out
 }
 
 /// A row of `A^T`.
 #[inline(always)]
-fn back<V: Vector>(m: [V; PATCH]) -> [V; TILE] {
+fn back<V: Vector, const SIDE: usize, const PATCH: usize>(m: [V; PATCH]) -> [V; SIDE] {
+    let mut out = [m[0]; SIDE];
+    if PATCH == 4 {
+        (out[0], out[1]) = (m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).sub(m[3]));
+        return out;
+    }
     let [two, four, eight] = [2.0, 4.0, 8.0].map(V::splat);
     let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
     let (sum_two, difference_two) = (m[3].add(m[4]), m[3].sub(m[4]));
-    [
-        m[0].add(sum).add(sum_two),
-        difference_two.mul_add(two, difference),
-        sum_two.mul_add(four, sum),
-        difference_two.mul_add(eight, difference).add(m[5]),
-    ]
+    out[0] = m[0].add(sum).add(sum_two);
+    out[1] = difference_two.mul_add(two, difference);
+    out[2] = sum_two.mul_add(four, sum);
+    out[3] = difference_two.mul_add(eight, difference).add(m[5]);
+    out
+}
+
+/// `G g G^T` of a 3x3.
+fn transformed<const PATCH: usize>(g: [f32; 9]) -> [[f32; PATCH]; PATCH] {
+    let mut half = [[0.0; 3]; PATCH];
+    for x in 0..3 {
+        let column = row_of_weights::<PATCH>([g[x], g[3 + x], g[6 + x]]);
+        for y in 0..PATCH {
+            half[y][x] = column[y];
+        }
+    }
+    half.map(row_of_weights::<PATCH>)
+}
+
+/// A row of `G`.
+fn row_of_weights<const PATCH: usize>([a, b, c]: [f32; 3]) -> [f32; PATCH] {
+    let mut out = [c; PATCH];
+    if PATCH == 4 {
+        (out[0], out[1], out[2]) = (a, 0.5 * (a + c + b), 0.5 * (a + c - b));
+        return out;
+    }
+    out[0] = a / 4.0;
+    (out[1], out[2]) = (-(a + c + b) / 6.0, -(a + c - b) / 6.0);
+    (out[3], out[4]) = (a / 24.0 + c / 6.0 + b / 12.0, a / 24.0 + c / 6.0 - b / 12.0);
+    out
+}
+
+/// A weight to its place in the matrix of every point.
+fn spread<const PATCH: usize>(weights: &[[f32; PATCH]; PATCH], pieces: &mut [&mut [f32]], to: usize) {
+    weights.iter().flatten().zip(pieces).for_each(|(weight, piece)| piece[to] = *weight);
 }
 
 #[cfg(test)]
@@ -356,15 +459,16 @@ mod tests {
             channels_in in 8usize..40, channels_out in 8usize..40, seed in 1u64..1000,
         ) {
             let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel: 3, stride: 1, padding: 1 };
-            prop_assert!(Winograd::serves(&conv));
             let weights = noise(conv.weight_len(), seed);
             let (x, dy) = (noise(conv.input_len(), seed + 1), noise(conv.output_len(), seed + 2));
-            for level in Level::available() {
+            for (level, tile) in Level::available().flat_map(|level| [(level, Tile::Two), (level, Tile::Four)]) {
+                prop_assert!(Winograd::serves(tile, &conv));
+                let tolerance = if tile == Tile::Two { 2e-6 } else { 2e-5 };
                 let (mut exact, mut found) = (vec![f32::NAN; dy.len()], vec![f32::NAN; dy.len()]);
                 Walk::forward(level, &conv, &weights).images(&x, &mut exact, Write::Over);
-                let forward = Winograd::forward(level, &conv, &weights);
+                let forward = Winograd::forward(tile, level, &conv, &weights);
                 forward.images(&x, &mut found, Write::Over);
-                prop_assert!(error(&found, &exact) < 2e-5, "{level:?}: {}", error(&found, &exact));
+                prop_assert!(error(&found, &exact) < tolerance, "{level:?} {tile:?}: {}", error(&found, &exact));
                 // An image by rows is the image.
                 let image = found.len() / batch;
                 let mut by_rows = vec![f32::NAN; image];
@@ -374,8 +478,8 @@ mod tests {
                 prop_assert_eq!(&by_rows, &found[..image]);
                 let (mut exact, mut found) = (vec![1.0; x.len()], vec![1.0; x.len()]);
                 Walk::input_grad(level, &conv, &weights).images(&dy, &mut exact, Write::Add);
-                Winograd::input_grad(level, &conv, &weights).images(&dy, &mut found, Write::Add);
-                prop_assert!(error(&found, &exact) < 2e-5, "{level:?}: {}", error(&found, &exact));
+                Winograd::input_grad(tile, level, &conv, &weights).images(&dy, &mut found, Write::Add);
+                prop_assert!(error(&found, &exact) < tolerance, "{level:?} {tile:?}: {}", error(&found, &exact));
             }
         }
     }

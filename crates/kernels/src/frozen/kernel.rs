@@ -1,6 +1,6 @@
 //! A convolution's weights, prepared in the way that suits its shape.
 
-use crate::conv::{TILE, Walk, Winograd, Write};
+use crate::conv::{Tile, Walk, Winograd, Write};
 use crate::{Conv2d, Level};
 use std::ops::Range;
 
@@ -13,16 +13,16 @@ pub(super) enum Kernel {
 
 impl Kernel {
     pub(super) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        match Winograd::serves(conv) {
-            true => Self::Winograd(Winograd::forward(level, conv, weights)),
-            false => Self::Direct(Walk::forward(level, conv, weights)),
+        match tile(conv) {
+            Some(tile) => Self::Winograd(Winograd::forward(tile, level, conv, weights)),
+            None => Self::Direct(Walk::forward(level, conv, weights)),
         }
     }
 
     pub(super) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        match Winograd::serves(conv) {
-            true => Self::Winograd(Winograd::input_grad(level, conv, weights)),
-            false => Self::Direct(Walk::input_grad(level, conv, weights)),
+        match tile(conv) {
+            Some(tile) => Self::Winograd(Winograd::input_grad(tile, level, conv, weights)),
+            None => Self::Direct(Walk::input_grad(level, conv, weights)),
         }
     }
 
@@ -45,7 +45,7 @@ impl Kernel {
     pub(super) fn rows_together(&self) -> usize {
         match self {
             Self::Direct(_) => 1,
-            Self::Winograd(_) => TILE,
+            Self::Winograd(winograd) => winograd.side(),
         }
     }
 
@@ -64,4 +64,9 @@ impl Kernel {
             Self::Winograd(winograd) => winograd.working(),
         }
     }
+}
+
+/// The tile that saves most, where one serves.
+fn tile(conv: &Conv2d) -> Option<Tile> {
+    [Tile::Four, Tile::Two].into_iter().find(|&tile| Winograd::serves(tile, conv))
 }
