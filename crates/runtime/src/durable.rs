@@ -30,14 +30,14 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Resul
         Err(_) => path.to_path_buf(),
     };
     let path = resolved.as_path();
-    let temporary = Temporary(temporary_of(path)?);
+    let mut temporary = Temporary { path: temporary_of(path)?, renamed: false };
     // What lies under this name was left by a crashed process of the same number.
-    let _ = fs::remove_file(&temporary.0);
-    let mut file = BufWriter::new(OpenOptions::new().write(true).create_new(true).open(&temporary.0)?);
+    let _ = fs::remove_file(&temporary.path);
+    let mut file = BufWriter::new(OpenOptions::new().write(true).create_new(true).open(&temporary.path)?);
     content(&mut file)?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&temporary.0, path)?;
-    std::mem::forget(temporary);
+    fs::rename(&temporary.path, path)?;
+    temporary.renamed = true;
     sync_folder(folder_of(path))
 }
 
@@ -104,11 +104,40 @@ pub(crate) fn create_folders(path: &Path) -> io::Result<()> {
     sync_folder(parent)
 }
 
-/// A file that goes away with this.
-struct Temporary(PathBuf);
+/// A file that goes away with this, unless it got another name.
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_keeps_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let held = allocation_counter::measure(|| write(&path, b"whole").unwrap()).bytes_current;
+        assert_eq!((held, fs::read(&path).unwrap()), (0, b"whole".to_vec()));
+    }
+
+    #[test]
+    fn folders_are_made_down_to_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b/c");
+        create_folders(&deep).unwrap();
+        create_folders(&deep).unwrap();
+        assert!(deep.is_dir());
+        fs::write(folder.path().join("file"), b"").unwrap();
+        create_folders(&folder.path().join("file/d")).unwrap_err();
     }
 }

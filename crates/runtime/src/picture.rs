@@ -262,10 +262,16 @@ mod tests {
         halves().write_to(&mut webp, image::ImageFormat::WebP).unwrap();
         let webp = webp.into_inner();
         assert_eq!(open("whole.webp", &webp).unwrap(), halves().into());
-        // An extended file: flags (EXIF), 24 bits each of width and height less one, the picture, 4 GiB of EXIF.
-        let extended = [&webp[..12], b"VP8X\x0A\0\0\0\x08\0\0\0\x0F\0\0\x07\0\0", &webp[12..]].concat();
-        assert_eq!(open("extended.webp", &extended).unwrap(), halves().into());
-        let huge = [&extended[..], b"EXIF\xFE\xFF\xFF\xFFExif"].concat();
+        // An extended file: flags (EXIF), 24 bits each of width and height less one, the picture, EXIF data.
+        let extended = |exif: &[u8]| {
+            let head = b"VP8X\x0A\0\0\0\x08\0\0\0\x0F\0\0\x07\0\0";
+            let mut bytes = [&webp[..12], head, &webp[12..], b"EXIF", exif].concat();
+            let length = u32::try_from(bytes.len() - 8).unwrap();
+            bytes[4..8].copy_from_slice(&length.to_le_bytes());
+            bytes
+        };
+        assert_eq!(open("extended.webp", &extended(b"\x06\0\0\0Exif\0\0")).unwrap(), halves().into());
+        let huge = extended(b"\xFE\xFF\xFF\xFFExif\0\0");
         let error = open("huge.webp", &huge).unwrap_err().to_string();
         assert!(error.contains("claims more bytes"), "{error}");
     }
