@@ -135,3 +135,29 @@ fn what_cannot_fit_is_refused_with_what_it_takes() {
         assert!(matches!(error, AdaptError::Memory { .. }), "{error}");
     }
 }
+
+#[test]
+#[ignore = "minutes: cargo test --release -p gabion -p gabion-runtime --test memory -- --ignored --nocapture"]
+fn fifty_adaptations_leave_memory_flat() {
+    let bundle = bundle();
+    let images: Vec<Rgb> = (0..60usize)
+        .map(|image| {
+            let pixels = (0..3072usize).map(|i| ((i * 7919 + image * 31 + i * image % 13) % 256) as u8).collect();
+            Rgb { height: 32, width: 32, pixels }
+        })
+        .collect();
+    let labels: Vec<u16> = (0..60).map(|image| image % 10).collect();
+    let samples = Samples { images: &images, labels: Some(&labels) };
+    let mut resident = Vec::new();
+    for round in 0..50 {
+        // Every kind of recipe in turn.
+        let recipes = recipes();
+        let recipe = Adapt { batch: 32, seed: round, ..recipes[round as usize % recipes.len()].clone() };
+        let local = Local { samples, guard: None, source: None, memory: Some(512 << 20) };
+        adapt(&bundle, &local, &recipe, &mut |_| ControlFlow::Continue(())).unwrap();
+        resident.push(status("VmRSS") >> 20);
+    }
+    println!("resident MiB after each: {resident:?}");
+    let (early, late) = (resident[10..20].iter().max().unwrap(), resident[40..].iter().max().unwrap());
+    assert!(*late <= early + 16, "{early} MiB after 20 adaptations, {late} MiB after 50");
+}
