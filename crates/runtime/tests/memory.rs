@@ -51,13 +51,13 @@ fn status(field: &str) -> u64 {
 /// What a child does: adapts by one recipe, and tells by how much memory grew at most.
 fn adapt_within(budget: u64, recipe: &Adapt) {
     let bundle = bundle();
-    let images: Vec<Rgb> = (0..320)
+    let images: Vec<Rgb> = (0..200)
         .map(|image| {
             let pixels = (0..3072usize).map(|i| ((i * 7919 + image * 31 + i * image % 13) % 256) as u8).collect();
             Rgb { height: 32, width: 32, pixels }
         })
         .collect();
-    let labels: Vec<u16> = (0..320).map(|image| image % 10).collect();
+    let labels: Vec<u16> = (0..200).map(|image| image % 10).collect();
     let samples = Samples { images: &images, labels: Some(&labels) };
     let local = Local { samples, guard: None, source: None, memory: Some(budget) };
     let before = status("VmRSS");
@@ -82,8 +82,8 @@ fn adapt_within(budget: u64, recipe: &Adapt) {
 fn recipes() -> Vec<Adapt> {
     let short = |scope, objective| Adapt {
         budget: Budget::Steps { steps: 2 },
-        batch: 256,
-        guard: Tolerance { steps: 1, ..Tolerance::default() },
+        batch: 160,
+        guard: Tolerance { share: 0.1, steps: 1, ..Tolerance::default() },
         rehearsal: 0.0,
         statistics: Statistics::Frozen,
         ..Adapt::new(scope, objective)
