@@ -158,6 +158,11 @@ fn fifty_adaptations_leave_memory_flat() {
         resident.push(status("VmRSS") >> 20);
     }
     println!("resident MiB after each: {resident:?}");
-    let (early, late) = (resident[10..20].iter().max().unwrap(), resident[40..].iter().max().unwrap());
-    assert!(*late <= early + 16, "{early} MiB after 20 adaptations, {late} MiB after 50");
+    // An allocator gives a recipe's activations back or holds on to them for a while: what leaks would raise the floor
+    // and the ceiling alike.
+    let (first, second) = resident.split_at(25);
+    let floor = |part: &[u64]| *part.iter().min().expect("25 rounds");
+    let ceiling = |part: &[u64]| *part.iter().max().expect("25 rounds");
+    assert!(floor(&second[10..]) <= floor(&first[10..]) + 8, "{resident:?}");
+    assert!(ceiling(second) <= ceiling(first) + 8, "{resident:?}");
 }
