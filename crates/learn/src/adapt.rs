@@ -104,6 +104,7 @@ pub enum Input {
 
 /// What outputs are compared with.
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant)] // one a minibatch
 pub enum Targets {
     /// `[rows]`, for cross-entropy of the logits.
     Labels(Tensor<1, Int>),

@@ -51,13 +51,13 @@ fn status(field: &str) -> u64 {
 /// What a child does: adapts by one recipe, and tells by how much memory grew at most.
 fn adapt_within(budget: u64, recipe: &Adapt) {
     let bundle = bundle();
-    let images: Vec<Rgb> = (0..320)
+    let images: Vec<Rgb> = (0..200)
         .map(|image| {
             let pixels = (0..3072usize).map(|i| ((i * 7919 + image * 31 + i * image % 13) % 256) as u8).collect();
             Rgb { height: 32, width: 32, pixels }
         })
         .collect();
-    let labels: Vec<u16> = (0..320).map(|image| image % 10).collect();
+    let labels: Vec<u16> = (0..200).map(|image| image % 10).collect();
     let samples = Samples { images: &images, labels: Some(&labels) };
     let local = Local { samples, guard: None, source: None, memory: Some(budget) };
     let before = status("VmRSS");
@@ -82,8 +82,8 @@ fn adapt_within(budget: u64, recipe: &Adapt) {
 fn recipes() -> Vec<Adapt> {
     let short = |scope, objective| Adapt {
         budget: Budget::Steps { steps: 2 },
-        batch: 256,
-        guard: Tolerance { steps: 1, ..Tolerance::default() },
+        batch: 160,
+        guard: Tolerance { share: 0.1, steps: 1, ..Tolerance::default() },
         rehearsal: 0.0,
         statistics: Statistics::Frozen,
         ..Adapt::new(scope, objective)
@@ -134,4 +134,35 @@ fn what_cannot_fit_is_refused_with_what_it_takes() {
         let error = adapt(&bundle(), &local, &recipe, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(matches!(error, AdaptError::Memory { .. }), "{error}");
     }
+}
+
+#[test]
+#[ignore = "minutes: cargo test --release -p gabion -p gabion-runtime --test memory -- --ignored --nocapture"]
+fn fifty_adaptations_leave_memory_flat() {
+    let bundle = bundle();
+    let images: Vec<Rgb> = (0..60usize)
+        .map(|image| {
+            let pixels = (0..3072usize).map(|i| ((i * 7919 + image * 31 + i * image % 13) % 256) as u8).collect();
+            Rgb { height: 32, width: 32, pixels }
+        })
+        .collect();
+    let labels: Vec<u16> = (0..60).map(|image| image % 10).collect();
+    let samples = Samples { images: &images, labels: Some(&labels) };
+    let mut resident = Vec::new();
+    for round in 0..50 {
+        // Every kind of recipe in turn.
+        let recipes = recipes();
+        let recipe = Adapt { batch: 32, seed: round, ..recipes[round as usize % recipes.len()].clone() };
+        let local = Local { samples, guard: None, source: None, memory: Some(512 << 20) };
+        adapt(&bundle, &local, &recipe, &mut |_| ControlFlow::Continue(())).unwrap();
+        resident.push(status("VmRSS") >> 20);
+    }
+    println!("resident MiB after each: {resident:?}");
+    // An allocator gives a recipe's activations back or holds on to them for a while: what leaks would raise the floor
+    // and the ceiling alike.
+    let (first, second) = resident.split_at(25);
+    let floor = |part: &[u64]| *part.iter().min().expect("25 rounds");
+    let ceiling = |part: &[u64]| *part.iter().max().expect("25 rounds");
+    assert!(floor(&second[10..]) <= floor(&first[10..]) + 8, "{resident:?}");
+    assert!(ceiling(second) <= ceiling(first) + 8, "{resident:?}");
 }

@@ -212,17 +212,19 @@ impl Adapt {
             objective,
             budget: Budget::Seconds { seconds: 30.0 },
             batch: 64,
-            replays: 3,
+            // Replays of small steps: with pretraining's 3 of 8/255 the perturbation was too weak for the weights' pace, and
+            // accuracy under attack fell.
+            replays: if supervised { 8 } else { 3 },
             epsilon: Pixels::of_255(8.0),
-            step: Pixels::of_255(8.0),
+            step: Pixels::of_255(if supervised { 4.0 } else { 8.0 }),
             ramp: 0.0,
             optimizer: if supervised {
                 Descent::Sgd { momentum: 0.9, weight_decay: 2e-4 }
             } else {
                 Descent::Lars { momentum: 0.9, weight_decay: 1e-4, trust_coefficient: 0.005 }
             },
-            rate: 0.01,
-            statistics: Statistics::Frozen,
+            rate: if supervised && scope != Scope::Head { 0.003 } else { 0.01 },
+            statistics: if supervised { Statistics::Frozen } else { Statistics::ReEstimate { share: 0.5 } },
             augment: None,
             rehearsal: 0.0,
             guard: Tolerance::default(),

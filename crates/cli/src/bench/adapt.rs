@@ -27,7 +27,7 @@ pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
     /// Streams, as corruption:severity, or dark:share-of-light.
-    #[arg(long, value_delimiter = ',', default_value = "fog:4,dark:0.15,gaussian-noise:4")]
+    #[arg(long, value_delimiter = ',', default_value = "fog:4,dark:0.4,gaussian-noise:5")]
     shifts: Vec<Shift>,
     /// What is done in each.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "head,last-block,all,emp-ssl")]

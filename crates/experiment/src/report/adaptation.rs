@@ -20,7 +20,8 @@ pub fn adaptation(bundle: &str, report: &adapt::Report, verdict: &Verdict, facts
         }
     };
     let loss = (1..).zip(report.losses.iter().copied()).collect();
-    let after = format!("{steps} steps in {seconds:.1} s on {images} local images");
+    let word = if *verdict == Verdict::Promoted { "Promoted" } else { "Refused" };
+    let after = format!("{word}: {steps} steps in {seconds:.1} s on {images} local images.");
     let decision = match verdict {
         Verdict::Promoted => "Promoted: on the guard set it lost no more than it may.".to_string(),
         Verdict::Refused { lost } => {
@@ -41,7 +42,7 @@ pub fn adaptation(bundle: &str, report: &adapt::Report, verdict: &Verdict, facts
         facts: facts.into_iter().chain(own.map(|(name, value)| (name.into(), value))).collect(),
         models: vec![
             of(report.before, "before", "The bundle as it was.".into(), Vec::new()),
-            of(report.after, "after", format!("After {after}."), loss),
+            of(report.after, "after", after, loss),
         ],
         examples: Vec::new(),
         notes: vec![

@@ -37,7 +37,7 @@ fn images(rows: usize) -> Tensor<4> {
 }
 
 fn labels(rows: usize) -> Tensor<1, Int> {
-    let values: Vec<i64> = (0..rows as i64).map(|row| row % CLASSES as i64).collect();
+    let values: Vec<i64> = (0..rows).map(|row| i64::try_from(row % CLASSES).unwrap()).collect();
     Tensor::from_data(TensorData::new(values, [rows]), &device())
 }
 

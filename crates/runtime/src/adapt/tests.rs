@@ -127,8 +127,9 @@ fn a_harmful_recipe_is_refused_and_the_original_stays() {
     let good = trained().candidate;
     let before = values(&good);
     let data = Data::of(96, 2);
+    // Rate times decay is 1: the encoder's weights go, and every image looks the same.
     let harmful =
-        Adapt { rate: 2.0, optimizer: Descent::Sgd { momentum: 0.0, weight_decay: 0.0 }, ..steps(3, Scope::All) };
+        Adapt { rate: 10.0, optimizer: Descent::Sgd { momentum: 0.0, weight_decay: 0.1 }, ..steps(3, Scope::All) };
     let adapted = go(&good, &data.local(), &harmful).unwrap();
     let Verdict::Refused { lost } = &adapted.verdict else {
         panic!("{:?} {:?} {:?}", adapted.report.before, adapted.report.after, adapted.report.losses)
