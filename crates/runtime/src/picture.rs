@@ -5,7 +5,7 @@
 
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
-use std::io;
+use std::io::{self, BufRead, Cursor, Seek};
 use std::path::{Path, PathBuf};
 
 /// Most pixels of a picture that [`Rgb::open`] decodes.
@@ -76,6 +76,19 @@ impl Rgb {
     /// # Errors
     /// When the file cannot be read or decoded, or is above the limit.
     pub fn open_within(path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
+        let reader = ImageReader::open(path).map_err(|source| PictureError::Io { path: path.into(), source })?;
+        Self::read(reader, path, most_pixels)
+    }
+
+    /// The picture that a file's bytes are; errors call it "the image".
+    ///
+    /// # Errors
+    /// When it cannot be decoded or is above the limit.
+    pub fn decode(bytes: &[u8], most_pixels: u64) -> Result<Self, PictureError> {
+        Self::read(ImageReader::new(Cursor::new(bytes)), Path::new("the image"), most_pixels)
+    }
+
+    fn read<R: BufRead + Seek>(reader: ImageReader<R>, path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
         let unreadable = |source| PictureError::Io { path: path.into(), source };
         let undecodable = |error: image::ImageError| match error {
             image::ImageError::IoError(source) if source.raw_os_error().is_some() => unreadable(source),
@@ -86,7 +99,7 @@ impl Rgb {
             }
         };
         // By content: ImageNet has a PNG that is called .JPEG.
-        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(unreadable)?;
+        let reader = reader.with_guessed_format().map_err(unreadable)?;
         let mut decoder = reader.into_decoder().map_err(undecodable)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > most_pixels {
