@@ -10,6 +10,8 @@ pub mod export;
 pub mod inspect;
 pub mod pretrain;
 pub mod probe;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};
@@ -60,6 +62,11 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
+    #[cfg(feature = "serve")]
+    fn choice(&self) -> Result<gabion_runtime::Choice, gabion_runtime::DeviceError> {
+        self.device.parse()
+    }
+
     pub fn choose(&self, output: &Output) -> Result<(Device, Offered), Failure> {
         let choice = self.device.parse().map_err(usage)?;
         let (device, offered) = gabion_runtime::choose(choice)?;

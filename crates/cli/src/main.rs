@@ -37,6 +37,9 @@ enum Command {
     Inspect(commands::inspect::Arguments),
     /// Classify pictures.
     Classify(commands::classify::Arguments),
+    /// Classify over HTTP.
+    #[cfg(feature = "serve")]
+    Serve(commands::serve::Arguments),
     /// Draw the random views of a picture on a contact sheet.
     Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
@@ -60,6 +63,8 @@ fn main() -> ExitCode {
         Command::Export(arguments) => commands::export::run(&arguments, &output),
         Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
         Command::Classify(arguments) => commands::classify::run(&arguments, &output),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => commands::serve::run(&arguments, &output),
         Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),
