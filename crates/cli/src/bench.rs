@@ -8,6 +8,7 @@ use std::path::Path;
 
 mod augment;
 mod autoattack;
+mod infer;
 
 /// Time training steps and augmentation.
 #[derive(clap::Args)]
@@ -25,7 +26,9 @@ enum What {
     /// Time a step on clean views of 32x32.
     Standard(StepArguments),
     /// Time a forward pass on random crops of 32x32.
-    Infer(StepArguments),
+    Forward(StepArguments),
+    /// Time a bundle's answers beside PyTorch, ONNX Runtime and Candle.
+    Infer(infer::Arguments),
     /// Count views per second beside torchvision and kornia.
     Augment(augment::Arguments),
     /// Compare our AutoAttack with the official one.
@@ -36,7 +39,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     match &arguments.what {
         What::FreeAt(arguments) => step(Step::FreeAt, arguments, output),
         What::Standard(arguments) => step(Step::Standard, arguments, output),
-        What::Infer(arguments) => step(Step::Infer, arguments, output),
+        What::Forward(arguments) => step(Step::Infer, arguments, output),
+        What::Infer(arguments) => infer::run(arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
         What::Autoattack(arguments) => autoattack::run(arguments, output),
     }

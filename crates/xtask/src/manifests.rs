@@ -17,7 +17,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("gabion-runtime", &["gabion-augment", "gabion-kernels", "gabion-learn", "gabion-spec"]),
     ("gabion-serve", &["gabion-runtime", "gabion-spec"]),
     ("gabion-experiment", &["gabion-augment", "gabion-corrupt", "gabion-learn", "gabion-runtime", "gabion-spec"]),
-    ("gabion", &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-serve", "gabion-spec"]),
+    (
+        "gabion",
+        &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-serve", "gabion-spec"],
+    ),
     ("firmware-host", &["gabion-runtime", "gabion-spec"]),
     ("xtask", &[]),
 ];
