@@ -34,7 +34,7 @@ def run(command: list[str], environment: dict[str, str] = {}) -> list[dict]:
 def train_step(args: argparse.Namespace) -> tuple[list[dict], dict]:
     sizes = ["--width", str(args.width), "--batch", str(args.batch), "--views", str(args.views)]
     sizes += ["--hidden", str(args.hidden), "--output", str(args.output), "--steps", str(args.steps), "--warmup", "2"]
-    kind = "infer" if args.mode == "infer" else "free-at"
+    kind = "forward" if args.mode == "infer" else "free-at"
     ours = [args.gabion, "bench", kind, *sizes, "--device", "cpu", "--json", "--quiet"]
     theirs = [sys.executable, str(HERE / "train_step.py"), *sizes, "--threads", "2", "--mode", args.mode]
     rounds, versions = [], {}

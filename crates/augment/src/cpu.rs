@@ -21,9 +21,12 @@ pub use blur::{gaussian_blur, pil_box_blur};
 pub use colour::{brightness, contrast, grayscale, hue, saturation, solarize};
 pub use resize::resized_crop;
 
+use alloc::vec::Vec;
 use gabion_spec::{Draw, JitterOp};
+#[cfg(feature = "std")]
 use rayon::prelude::*;
 use resize::Axes;
+#[cfg(feature = "std")]
 use std::cell::RefCell;
 
 /// The values of an RGB image.
@@ -116,13 +119,15 @@ pub fn apply(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32], scra
 }
 
 /// Fewest views of one task: some 30 microseconds of work at 32x32, against less than one to hand it out.
+#[cfg(feature = "std")]
 const VIEWS_PER_TASK: usize = 8;
 
+#[cfg(feature = "std")]
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Computes one view for each draw, in parallel on rayon's current pool.
+/// Computes one view for each draw, in parallel on rayon's current pool; without `std` one after another.
 ///
 /// # Shapes
 /// `sources` are what [`Draw::image`] indexes; `views` `[draws, 3, height, width]`. No draws are no work.
@@ -141,12 +146,23 @@ pub fn apply_batch(sources: &[Source], draws: &[Draw], size: [u32; 2], views: &m
         draws.len() * view_len,
         views.len()
     );
-    views.par_chunks_exact_mut(view_len).zip(draws).with_min_len(VIEWS_PER_TASK).for_each(|(view, draw)| {
+    let one = |view: &mut [f32], draw: &Draw, scratch: &mut Scratch| {
         let source = *sources
             .get(draw.image as usize)
             .unwrap_or_else(|| panic!("a draw is of image {}, the batch has {}", draw.image, sources.len()));
-        SCRATCH.with_borrow_mut(|scratch| apply(source, draw, size, view, scratch));
-    });
+        apply(source, draw, size, view, scratch);
+    };
+    #[cfg(feature = "std")]
+    views
+        .par_chunks_exact_mut(view_len)
+        .zip(draws)
+        .with_min_len(VIEWS_PER_TASK)
+        .for_each(|(view, draw)| SCRATCH.with_borrow_mut(|scratch| one(view, draw, scratch)));
+    #[cfg(not(feature = "std"))]
+    {
+        let mut scratch = Scratch::default();
+        views.chunks_exact_mut(view_len).zip(draws).for_each(|(view, draw)| one(view, draw, &mut scratch));
+    }
 }
 
 /// Values of a view of `size`.

@@ -19,8 +19,18 @@
 //! let mut views = vec![0.0; 16 * 3 * 32 * 32];
 //! cpu::apply_batch(&sources, &draws, augment.size, &mut views);
 //! ```
+//!
+//! Without the feature `std` it is `no_std` and needs `alloc`, and libm (feature `libm`): views are made one after another
+//! with the instructions that the compiler was told of, and a ratio or a blur's weight may differ in its last bit.
+#![cfg_attr(not(feature = "std"), no_std)]
+extern crate alloc;
+
+#[cfg(not(any(feature = "std", feature = "libm")))]
+compile_error!("without `std` there are no square roots: turn on the feature `libm`");
 
 pub mod cpu;
+#[cfg(not(feature = "std"))]
+mod float;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod philox;

@@ -1,5 +1,7 @@
 //! (distribution, view) -> the numbers of that view.
 
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
 use crate::philox::philox4x32;
 use gabion_spec::{Augment, BlurFilter, Crop, Draw, Jitter};
 

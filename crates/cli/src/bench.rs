@@ -9,6 +9,7 @@ use std::path::Path;
 mod adapt;
 mod augment;
 mod autoattack;
+mod infer;
 
 /// Time training steps and augmentation.
 #[derive(clap::Args)]
@@ -26,7 +27,9 @@ enum What {
     /// Time a step on clean views of 32x32.
     Standard(StepArguments),
     /// Time a forward pass on random crops of 32x32.
-    Infer(StepArguments),
+    Forward(StepArguments),
+    /// Time a bundle's answers beside PyTorch, ONNX Runtime and Candle.
+    Infer(infer::Arguments),
     /// Count views per second beside torchvision and kornia.
     Augment(augment::Arguments),
     /// Adapt to shifted streams, and measure what it gained, kept and forgot.
@@ -39,7 +42,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     match &arguments.what {
         What::FreeAt(arguments) => step(Step::FreeAt, arguments, output),
         What::Standard(arguments) => step(Step::Standard, arguments, output),
-        What::Infer(arguments) => step(Step::Infer, arguments, output),
+        What::Forward(arguments) => step(Step::Infer, arguments, output),
+        What::Infer(arguments) => infer::run(arguments, output),
         What::Adapt(arguments) => adapt::run(arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
         What::Autoattack(arguments) => autoattack::run(arguments, output),

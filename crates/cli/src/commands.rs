@@ -15,6 +15,8 @@ pub mod probe;
 pub mod rollback;
 pub mod sign;
 pub mod source;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};
@@ -65,6 +67,11 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
+    #[cfg(feature = "serve")]
+    fn choice(&self) -> Result<gabion_runtime::Choice, gabion_runtime::DeviceError> {
+        self.device.parse()
+    }
+
     pub fn choose(&self, output: &Output) -> Result<(Device, Offered), Failure> {
         let choice = self.device.parse().map_err(usage)?;
         let (device, offered) = gabion_runtime::choose(choice)?;

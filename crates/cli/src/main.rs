@@ -49,6 +49,9 @@ enum Command {
     Adapt(Box<commands::adapt::Arguments>),
     /// Keep features of a bundle's data beside it, for adaptations to rehearse.
     Source(commands::source::Arguments),
+    /// Classify over HTTP.
+    #[cfg(feature = "serve")]
+    Serve(commands::serve::Arguments),
     /// Draw the random views of a picture on a contact sheet.
     Augment(commands::augment::Arguments),
     /// Fetch or verify a data set.
@@ -78,6 +81,8 @@ fn main() -> ExitCode {
         Command::Rollback(arguments) => commands::rollback::run(&arguments, &output),
         Command::Adapt(arguments) => commands::adapt::run(&arguments, &output),
         Command::Source(arguments) => commands::source::run(&arguments, &output),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => commands::serve::run(&arguments, &output),
         Command::Augment(arguments) => commands::augment::run(&arguments, &output),
         Command::Data(arguments) => commands::data::run(arguments, &output),
         Command::Devices(arguments) => commands::devices::run(&arguments, &output),

@@ -64,8 +64,8 @@ fn no_data_no_device_no_folder() {
         ("inspect file".into(), FAILED, &["file/manifest.json"]),
         ("data verify .".into(), FAILED, &["holds no data set"]),
         ("demo --out .".into(), FAILED, &["."]),
-        ("bench infer --batch 0".into(), USAGE, &["--batch"]),
-        ("bench infer --steps 0".into(), USAGE, &["--steps"]),
+        ("bench forward --batch 0".into(), USAGE, &["--batch"]),
+        ("bench forward --steps 0".into(), USAGE, &["--steps"]),
         ("pretend".into(), USAGE, &["pretend"]),
     ] {
         place.run(&line).refused(code, parts);

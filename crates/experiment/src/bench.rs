@@ -1,9 +1,11 @@
 //! Seconds and memory of a training or inference step, in the terms of `bench/peers/train_step.py`; in [`augment`], views
-//! a second beside other libraries.
+//! a second beside other libraries; in [`infer`], answers beside other runtimes.
 
 pub mod adapt;
 pub mod augment;
 pub mod autoattack;
+mod energy;
+pub mod infer;
 mod libraries;
 mod ours;
 mod peers;

@@ -86,6 +86,14 @@ impl Rgb {
         Self::decode(BufReader::new(file), path, most_pixels)
     }
 
+    /// The picture that a file's bytes are; errors call it "the image".
+    ///
+    /// # Errors
+    /// When it cannot be decoded or is above the limit.
+    pub fn from_bytes(bytes: &[u8], most_pixels: u64) -> Result<Self, PictureError> {
+        Self::decode(std::io::Cursor::new(bytes), Path::new("the image"), most_pixels)
+    }
+
     /// [`Rgb::open_within`] of bytes from wherever; `path` is what an error calls them.
     ///
     /// # Errors

@@ -43,6 +43,23 @@ impl Default for Classify {
     }
 }
 
+impl Classify {
+    /// Refuses what makes no sense.
+    ///
+    /// # Errors
+    /// When views or confidence are out of range.
+    pub fn check(&self) -> Result<(), ClassifyError> {
+        let &Self { views, confidence, .. } = self;
+        if !(1..=MOST_VIEWS).contains(&views) {
+            return Err(ClassifyError::Views { views });
+        }
+        if !(confidence > 0.5 && confidence <= 1.0) {
+            return Err(ClassifyError::Confidence { confidence });
+        }
+        Ok(())
+    }
+}
+
 /// What a session says of an image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prediction {
@@ -170,6 +187,15 @@ impl Session {
         &self.manifest.classes
     }
 
+    /// Why the CPU took over from the device, where it had to.
+    pub fn fallen(&self) -> Option<&str> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            #[cfg(feature = "burn")]
+            Engine::Device(device) => device.fallen(),
+        }
+    }
+
     /// The places of the views of an image of so many rows and columns; see [`Classify`].
     pub fn crops(&self, [rows, columns]: [u32; 2], seed: u64, views: u32) -> Vec<Draw> {
         (0..views).map(|view| self.draw([rows, columns], seed, view)).collect()
@@ -184,13 +210,7 @@ impl Session {
     /// # Errors
     /// When views or confidence make no sense.
     pub fn stream(&self, options: Classify) -> Result<Stream<'_>, ClassifyError> {
-        let Classify { views, confidence, .. } = options;
-        if !(1..=MOST_VIEWS).contains(&views) {
-            return Err(ClassifyError::Views { views });
-        }
-        if !(confidence > 0.5 && confidence <= 1.0) {
-            return Err(ClassifyError::Confidence { confidence });
-        }
+        options.check()?;
         Ok(Stream {
             session: self,
             options,
@@ -294,6 +314,16 @@ pub struct Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// Classifies in another way from the next image on, in the memory that is there.
+    ///
+    /// # Errors
+    /// When views or confidence make no sense; then nothing changes.
+    pub fn set(&mut self, options: Classify) -> Result<(), ClassifyError> {
+        options.check()?;
+        self.options = options;
+        Ok(())
+    }
+
     /// See [`Session::classify`]; what is returned is overwritten by the next image.
     ///
     /// # Errors

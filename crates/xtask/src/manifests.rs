@@ -8,15 +8,19 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms, each with what it may depend on.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("gabion-spec", &[]),
     ("gabion-kernels", &[]),
     ("gabion-augment", &["gabion-spec"]),
     ("gabion-corrupt", &[]),
     ("gabion-learn", &["gabion-kernels", "gabion-spec"]),
     ("gabion-runtime", &["gabion-augment", "gabion-kernels", "gabion-learn", "gabion-spec"]),
+    ("gabion-serve", &["gabion-runtime", "gabion-spec"]),
     ("gabion-experiment", &["gabion-augment", "gabion-corrupt", "gabion-learn", "gabion-runtime", "gabion-spec"]),
-    ("gabion", &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-spec"]),
+    (
+        "gabion",
+        &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-serve", "gabion-spec"],
+    ),
     ("firmware-host", &["gabion-runtime", "gabion-spec"]),
     ("xtask", &[]),
 ];

@@ -9,7 +9,11 @@ use super::blur;
 use super::colour::{GRAY, gray, mean_gray};
 use super::resize::Axes;
 use super::{Scratch, Source, assert_view, brightness, contrast, grayscale, hue, resized_crop, saturation};
+#[cfg(not(feature = "std"))]
+use crate::float::Euclid as _;
+use alloc::{vec, vec::Vec};
 use gabion_spec::{Draw, JitterOp};
+#[cfg(feature = "std")]
 use rayon::prelude::*;
 
 /// An operation of a draw, in the order in which they are applied after the crop.
@@ -124,9 +128,9 @@ fn each_pixel(input: &[f32], gradient: &mut [f32], f: impl Fn([f32; 3], [f32; 3]
 pub fn saturation_backward(input: &[f32], factor: f32, gradient: &mut [f32]) {
     each_pixel(input, gradient, |x, g| {
         let gray = (1.0 - factor) * gray(x[0], x[1], x[2]);
-        let masked: [f32; 3] = std::array::from_fn(|c| g[c] * passed(x[c] * factor + gray));
+        let masked: [f32; 3] = core::array::from_fn(|c| g[c] * passed(x[c] * factor + gray));
         let shared = (1.0 - factor) * (masked[0] + masked[1] + masked[2]);
-        std::array::from_fn(|c| masked[c] * factor + GRAY[c] * shared)
+        core::array::from_fn(|c| masked[c] * factor + GRAY[c] * shared)
     });
 }
 
@@ -246,7 +250,8 @@ pub fn resized_crop_backward(
     }
 }
 
-/// The gradient with respect to every source from those with respect to the views, in parallel on rayon's current pool.
+/// The gradient with respect to every source from those with respect to the views, in parallel on rayon's current pool; without
+/// `std` one after another.
 ///
 /// # Shapes
 /// `gradients` `[draws, 3, height, width]`, in whose place the gradients with respect to the crops are left; `out`
@@ -261,19 +266,32 @@ pub fn backward_batch(sources: &[Source], draws: &[Draw], size: [u32; 2], gradie
     assert!(sources.iter().all(|source| source.size == first.size), "sources of one size are gone back to together");
     assert_eq!(gradients.len(), draws.len() * length, "gradients: given (left), of the draws (right)");
     assert_eq!(out.len(), sources.len() * source_length, "source values: given (left), of the sources (right)");
-    gradients.par_chunks_exact_mut(length).zip(draws).for_each(|(gradient, draw)| {
-        let source = sources[draw.image as usize];
-        super::SCRATCH.with_borrow_mut(|scratch| colour_backward(source, draw, size, gradient, scratch));
-    });
+    let colours = |gradient: &mut [f32], draw: &Draw, scratch: &mut Scratch| {
+        colour_backward(sources[draw.image as usize], draw, size, gradient, scratch);
+    };
+    #[cfg(feature = "std")]
+    gradients
+        .par_chunks_exact_mut(length)
+        .zip(draws)
+        .for_each(|(gradient, draw)| super::SCRATCH.with_borrow_mut(|scratch| colours(gradient, draw, scratch)));
+    #[cfg(not(feature = "std"))]
+    let mut scratch = Scratch::default();
+    #[cfg(not(feature = "std"))]
+    gradients.chunks_exact_mut(length).zip(draws).for_each(|(gradient, draw)| colours(gradient, draw, &mut scratch));
     let gradients = &*gradients;
-    out.par_chunks_exact_mut(source_length).enumerate().for_each(|(image, out)| {
+    let crops = |image: usize, out: &mut [f32], scratch: &mut Scratch| {
         let of_image = || draws.iter().enumerate().filter(|(_, draw)| draw.image as usize == image);
         let own: Vec<Draw> = of_image().map(|(_, draw)| *draw).collect();
         let own_gradients: Vec<f32> =
             of_image().flat_map(|(at, _)| &gradients[at * length..][..length]).copied().collect();
-        super::SCRATCH
-            .with_borrow_mut(|scratch| resized_crop_backward(&own, &own_gradients, size, first.size, out, scratch));
-    });
+        resized_crop_backward(&own, &own_gradients, size, first.size, out, scratch);
+    };
+    #[cfg(feature = "std")]
+    out.par_chunks_exact_mut(source_length)
+        .enumerate()
+        .for_each(|(image, out)| super::SCRATCH.with_borrow_mut(|scratch| crops(image, out, scratch)));
+    #[cfg(not(feature = "std"))]
+    out.chunks_exact_mut(source_length).enumerate().for_each(|(image, out)| crops(image, out, &mut scratch));
 }
 
 /// For each input of an axis, the outputs that look at it and with which weights.

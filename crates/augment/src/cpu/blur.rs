@@ -1,7 +1,11 @@
 //! Gaussian blur: the sampled one, and the three boxes that PIL takes for it.
 
 use super::{Scratch, assert_view};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
+use alloc::vec::Vec;
 use gabion_spec::Draw;
+#[cfg(feature = "std")]
 use multiversion::multiversion;
 
 /// Blurs with a sampled Gaussian of `sigma` pixels, cut off at `ceil(3 sigma)` and normalised; beyond its edges the
@@ -12,7 +16,7 @@ use multiversion::multiversion;
 ///
 /// # Panics
 /// When the view does not have its shape's length or `sigma` is not above 0.
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn gaussian_blur(view: &mut [f32], size: [u32; 2], sigma: f32, scratch: &mut Scratch) {
     assert_view(view, size);
     assert!(sigma > 0.0 && sigma.is_finite(), "a blur's sigma is above 0, got {sigma}");
@@ -33,7 +37,7 @@ pub fn gaussian_blur(view: &mut [f32], size: [u32; 2], sigma: f32, scratch: &mut
 ///
 /// # Panics
 /// When the view does not have its shape's length or `sigma` is not above 0.
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn pil_box_blur(view: &mut [f32], size: [u32; 2], sigma: f32, scratch: &mut Scratch) {
     assert_view(view, size);
     assert!(sigma > 0.0 && sigma.is_finite(), "a blur's sigma is above 0, got {sigma}");

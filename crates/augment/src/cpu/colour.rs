@@ -2,6 +2,9 @@
 //!
 //! Blends are torchvision's `factor * x + (1 - factor) * other`, so a factor of 1 changes nothing at all.
 
+#[cfg(not(feature = "std"))]
+use crate::float::Euclid as _;
+#[cfg(feature = "std")]
 use multiversion::multiversion;
 
 /// ITU-R 601 weights of red, green and blue in gray.
@@ -11,7 +14,7 @@ pub(super) const GRAY: [f32; 3] = [0.299, 0.587, 0.114];
 const LANES: usize = 16;
 
 /// Multiplies by a factor of at least 0 and clamps to `[0, 1]` (torchvision's `adjust_brightness`).
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn brightness(view: &mut [f32], factor: f32) {
     for value in view.iter_mut() {
         *value = (*value * factor).clamp(0.0, 1.0);
@@ -22,7 +25,7 @@ pub fn brightness(view: &mut [f32], factor: f32) {
 ///
 /// PIL rounds the gray image and its mean to 8 bits. This does not: the mean differs by at most 1/255, the result by
 /// at most `|1 - factor|` of that.
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn contrast(view: &mut [f32], factor: f32) {
     let offset = (1.0 - factor) * mean_gray(view);
     for value in view.iter_mut() {
@@ -31,7 +34,7 @@ pub fn contrast(view: &mut [f32], factor: f32) {
 }
 
 /// Blends with the gray image and clamps to `[0, 1]` (torchvision's `adjust_saturation`).
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn saturation(view: &mut [f32], factor: f32) {
     let [red, green, blue] = planes(view);
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
@@ -49,7 +52,7 @@ pub fn saturation(view: &mut [f32], factor: f32) {
 ///
 /// PIL keeps hue and saturation in 8 bits: hue and shift are cut off to 1/255 of a turn and their sum wraps at 256
 /// instead of 255, so its hue is off by up to 3/255 of a turn, 18/255 of full chroma.
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn hue(view: &mut [f32], turns: f32) {
     let shift = 6.0 * turns.rem_euclid(1.0);
     if shift == 0.0 {
@@ -75,7 +78,7 @@ pub fn hue(view: &mut [f32], turns: f32) {
 }
 
 /// Puts the ITU-R 601 gray image into all three channels (torchvision's `rgb_to_grayscale`, PIL's `L`).
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn grayscale(view: &mut [f32]) {
     let [red, green, blue] = planes(view);
     for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
@@ -85,7 +88,7 @@ pub fn grayscale(view: &mut [f32]) {
 }
 
 /// Replaces every value at or above the threshold by one minus itself (torchvision's `solarize`).
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn solarize(view: &mut [f32], threshold: f32) {
     for value in view.iter_mut() {
         *value = if *value >= threshold { 1.0 - *value } else { *value };

@@ -1,7 +1,9 @@
 //! Crop and resize.
 
 use super::{Scratch, Source, Values, assert_view};
+use alloc::vec::Vec;
 use gabion_spec::Draw;
+#[cfg(feature = "std")]
 use multiversion::multiversion;
 
 /// Crops the source, resizes the crop and flips it if the draw says so (torchvision's `resized_crop`, bilinear with
@@ -16,7 +18,7 @@ use multiversion::multiversion;
 ///
 /// # Panics
 /// When a slice does not have its shape's length, or the crop is empty or not inside the source.
-#[multiversion(targets = "simd")]
+#[cfg_attr(feature = "std", multiversion(targets = "simd"))]
 pub fn resized_crop(source: Source, draw: &Draw, size: [u32; 2], view: &mut [f32], scratch: &mut Scratch) {
     assert_view(view, size);
     let [rows, columns] = source.size.map(|n| n as usize);

@@ -60,7 +60,7 @@ enum DeviceArgument {
     Wgpu,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds, such as 1 or 0.5")?;
     if (0.001..=600.0).contains(&seconds) { Ok(seconds) } else { Err("seconds are between 0.001 and 600".into()) }
 }

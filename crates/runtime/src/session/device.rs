@@ -107,14 +107,6 @@ impl Session {
         }
     }
 
-    /// Why the CPU took over from the device, where it had to.
-    pub fn fallen(&self) -> Option<&str> {
-        match &self.engine {
-            Engine::Cpu(_) => None,
-            Engine::Device(device) => device.fallen.get().map(|(why, _)| why.as_str()),
-        }
-    }
-
     /// The best of three rounds on 16 views, after one that prepares.
     fn trial(&self) -> Duration {
         let input = self.manifest.input;
@@ -157,6 +149,10 @@ enum Trouble {
 }
 
 impl OnDevice {
+    pub(super) fn fallen(&self) -> Option<&str> {
+        self.fallen.get().map(|(why, _)| why.as_str())
+    }
+
     pub(super) fn logits(&self, seen: Seen<'_>, pixels: &mut Vec<f32>, out: &mut [f32]) -> Result<(), ClassifyError> {
         let Seen::Crops(source, draws) = seen else { return self.some(seen, pixels, out) };
         let classes = out.len() / draws.len();

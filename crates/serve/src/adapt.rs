@@ -1,0 +1,242 @@
+//! Adaptation beside classification: one at a time, on a thread of its own, by an [`Adapter`] that the caller gives.
+
+use crate::live::Generation;
+use crate::refusal::Refusal;
+use crate::workers::Shop;
+use crate::{Model, Settings};
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use gabion_runtime::Rgb;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Longest adaptation that is taken.
+const MOST_SECONDS: f64 = 86_400.0;
+
+/// Labelled pictures, and how long to learn from them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lesson {
+    /// One or more.
+    pub images: Vec<Rgb>,
+    /// Class of each, by its place in the model's classes.
+    pub labels: Vec<usize>,
+    /// Time that it may take.
+    pub time: Option<Duration>,
+    /// Steps that it may take.
+    pub steps: Option<u32>,
+    /// Seeds whatever is drawn.
+    pub seed: u64,
+}
+
+/// How far an adaptation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Steps that were taken.
+    pub steps: u32,
+    /// Of the last step.
+    pub loss: Option<f64>,
+}
+
+/// What came of it.
+pub enum Verdict {
+    /// A better model, which answers from now on.
+    Promoted {
+        /// Its number, greater than that of the model before it.
+        generation: u64,
+        /// What answers.
+        model: Arc<dyn Model>,
+        /// What was measured.
+        report: Value,
+    },
+    /// The model stays.
+    Rejected {
+        /// In a line.
+        why: String,
+        /// What was measured.
+        report: Value,
+    },
+}
+
+/// How an adapter reports: it is called as often as there is news, and says `false` once the adaptation is to end.
+pub type Report<'a> = &'a (dyn Fn(Progress) -> bool + Sync);
+
+/// Makes a new model of the present one and labelled pictures.
+pub trait Adapter: Send + Sync + 'static {
+    /// Adapts, on a thread that may block. `generation` is that of the model that answers now.
+    ///
+    /// # Errors
+    /// A line that says what to do; the model stays.
+    fn adapt(&self, lesson: Lesson, generation: u64, report: Report<'_>) -> Result<Verdict, String>;
+}
+
+/// Where the one adaptation is.
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    Running {
+        since: Instant,
+        progress: Progress,
+    },
+    Over(Value),
+}
+
+/// The one adaptation there is.
+#[derive(Default)]
+pub struct School {
+    state: Mutex<State>,
+    stop: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl School {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn running(&self) -> bool {
+        matches!(*self.state(), State::Running { .. })
+    }
+
+    /// What `GET /adapt` says.
+    pub fn report(&self) -> Value {
+        match &*self.state() {
+            State::Idle => json!({ "state": "idle" }),
+            State::Running { since, progress: Progress { steps, loss } } => json!({
+                "state": "running", "seconds": since.elapsed().as_secs_f64(), "steps": steps, "loss": loss,
+            }),
+            State::Over(value) => value.clone(),
+        }
+    }
+
+    /// 409 while another one runs.
+    pub fn free(&self) -> Result<(), Refusal> {
+        let what = "an adaptation is under way: wait until GET /adapt says that it is over";
+        if self.running() { Err(Refusal::new(StatusCode::CONFLICT, what)) } else { Ok(()) }
+    }
+
+    pub fn begin(self: &Arc<Self>, shop: &Arc<Shop>, adapter: Arc<dyn Adapter>, lesson: Lesson) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Refusal::busy("the server stops", 1).closing());
+        }
+        if matches!(*state, State::Running { .. }) {
+            drop(state);
+            return self.free();
+        }
+        let (school, shop) = (Arc::clone(self), Arc::clone(shop));
+        let run = move || school.run(&shop, &*adapter, lesson);
+        let thread = thread::Builder::new().name("adaptation".into()).spawn(run);
+        let thread = thread.map_err(|error| Refusal::busy(format!("no thread for an adaptation ({error})"), 1))?;
+        *state = State::Running { since: Instant::now(), progress: Progress::default() };
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    fn run(&self, shop: &Shop, adapter: &dyn Adapter, lesson: Lesson) {
+        let start = Instant::now();
+        let report = |now| {
+            if let State::Running { progress, .. } = &mut *self.state() {
+                *progress = now;
+            }
+            !self.stop.load(Ordering::Relaxed)
+        };
+        tracing::info!(images = lesson.images.len(), "adaptation begins");
+        let generation = shop.live.now().number;
+        let done = catch_unwind(AssertUnwindSafe(|| adapter.adapt(lesson, generation, &report)));
+        let done = done.unwrap_or_else(|_| Err("the adaptation broke: see the server's log".into()));
+        let mut over = match done {
+            Ok(Verdict::Promoted { generation, model, report }) => {
+                shop.live.swap(Generation { number: generation, model });
+                shop.metrics.promoted.add(1);
+                json!({ "state": "over", "verdict": "promoted", "generation": generation, "report": report })
+            }
+            Ok(Verdict::Rejected { why, report }) => {
+                shop.metrics.rejected.add(1);
+                json!({ "state": "over", "verdict": "rejected", "why": why, "generation": generation, "report": report })
+            }
+            Err(why) => {
+                shop.metrics.rejected.add(1);
+                json!({ "state": "over", "verdict": "failed", "why": why, "generation": generation })
+            }
+        };
+        over["seconds"] = json!(start.elapsed().as_secs_f64());
+        tracing::info!(verdict = %over["verdict"], seconds = start.elapsed().as_secs_f64(), "adaptation is over");
+        *self.state() = State::Over(over);
+    }
+
+    /// Asks a running adaptation to end; its thread, to be joined.
+    pub fn stop(&self) -> Option<JoinHandle<()>> {
+        let _state = self.state();
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The body of `POST /adapt`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// Files in base64.
+    images: Vec<String>,
+    labels: Vec<Label>,
+    seconds: Option<f64>,
+    steps: Option<u32>,
+    #[serde(default)]
+    seed: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Label {
+    Place(usize),
+    Name(String),
+}
+
+/// Reads the body of `POST /adapt`.
+pub fn lesson(body: &[u8], classes: &[String], settings: &Settings) -> Result<Lesson, Refusal> {
+    let Asked { images, labels, seconds, steps, seed } =
+        serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body is not a lesson: {error}")))?;
+    if images.is_empty() || images.len() != labels.len() {
+        let counts = format!("{} images and {} labels", images.len(), labels.len());
+        return Err(Refusal::bad(format!("{counts}: give one or more images in base64, and a label for each")));
+    }
+    let time = match seconds {
+        None => None,
+        Some(seconds) if seconds > 0.0 && seconds <= MOST_SECONDS => Some(Duration::from_secs_f64(seconds)),
+        Some(seconds) => {
+            return Err(Refusal::bad(format!("seconds is {seconds}: use more than 0 and at most {MOST_SECONDS}")));
+        }
+    };
+    if steps == Some(0) {
+        return Err(Refusal::bad("steps is 0: use 1 or more"));
+    }
+    let labels = labels.into_iter().map(|label| match label {
+        Label::Place(place) if place < classes.len() => Ok(place),
+        Label::Place(place) => {
+            Err(Refusal::bad(format!("label {place} is no class: the model has {}, from 0", classes.len())))
+        }
+        Label::Name(name) => classes.iter().position(|class| *class == name).ok_or_else(|| {
+            let known: Vec<&str> = classes.iter().take(20).map(String::as_str).collect();
+            Refusal::bad(format!("label {name:?} is no class of the model: {}", known.join(", ")))
+        }),
+    });
+    let labels = labels.collect::<Result<_, _>>()?;
+    let mut left = settings.lesson_pixels;
+    let read = |(place, text): (usize, &String)| {
+        let bytes = BASE64_STANDARD.decode(text);
+        let bytes = bytes.map_err(|error| Refusal::bad(format!("image {place} is not base64: {error}")))?;
+        let image = Rgb::from_bytes(&bytes, settings.pixels.min(left))
+            .map_err(|error| Refusal::bad(format!("image {place}: {error}")))?;
+        left -= (image.height * image.width) as u64;
+        Ok(image)
+    };
+    let images = images.iter().enumerate().map(read).collect::<Result<_, Refusal>>()?;
+    Ok(Lesson { images, labels, time, steps, seed })
+}

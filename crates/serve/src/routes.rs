@@ -1,0 +1,323 @@
+//! What is asked for, and by which limits.
+
+use crate::adapt::{Adapter, School, lesson};
+use crate::metrics::Now;
+use crate::refusal::{Refusal, json_answer};
+use crate::workers::{Answer, Job, Picture, Shop};
+use crate::{Settings, server::Phase};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use gabion_runtime::Classify;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+
+/// Bytes of a permit for bodies.
+const GRAIN: usize = 1024;
+/// A body that is too large is read on for so long, so that its sender sees the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What every request sees.
+pub struct House {
+    pub settings: Settings,
+    pub name: String,
+    pub device: String,
+    pub shop: Arc<Shop>,
+    pub school: Arc<School>,
+    pub adapter: Option<Arc<dyn Adapter>>,
+    pub phase: Phase,
+    /// Memory for bodies, in grains.
+    pub bodies: Arc<Semaphore>,
+}
+
+impl House {
+    /// How many grains there are.
+    pub fn grains(settings: &Settings) -> usize {
+        (settings.bodies_bytes / GRAIN).clamp(1, Semaphore::MAX_PERMITS)
+    }
+}
+
+type Here = State<Arc<House>>;
+type Done = Result<Response, Refusal>;
+
+/// Every route.
+pub fn routes(house: Arc<House>) -> Router {
+    Router::new()
+        .route("/classify", post(classify))
+        .route("/adapt", post(adapt).get(adaptation))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&house), counted))
+        .with_state(house)
+}
+
+/// Counts a request, the ones whose clients leave too.
+async fn counted(State(house): Here, request: Request, next: Next) -> Response {
+    struct Visit<'a> {
+        house: &'a House,
+        route: &'static str,
+        status: u16,
+        since: Instant,
+    }
+    impl Drop for Visit<'_> {
+        fn drop(&mut self) {
+            let Self { house, route, status, since } = *self;
+            house.shop.metrics.request(route, status, since.elapsed());
+            tracing::debug!(route, status, ms = since.elapsed().as_secs_f64() * 1e3, "request");
+        }
+    }
+    let routes = ["/classify", "/adapt", "/health", "/metrics"];
+    let path = request.uri().path();
+    let route = routes.into_iter().find(|&route| route == path).unwrap_or("other");
+    let _open = house.shop.metrics.open.one();
+    let mut visit = Visit { house: &house, route, status: 499, since: Instant::now() };
+    let response = next.run(request).await;
+    visit.status = response.status().as_u16();
+    response
+}
+
+async fn nothing(uri: Uri) -> Refusal {
+    let what = "use POST /classify, POST or GET /adapt, GET /health or GET /metrics";
+    Refusal::new(StatusCode::NOT_FOUND, format!("there is no {}: {what}", uri.path()))
+}
+
+async fn wrong_method(uri: Uri) -> Refusal {
+    let way = match uri.path() {
+        "/classify" => "POST",
+        "/adapt" => "POST or GET",
+        _ => "GET",
+    };
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} takes another method: use {way}", uri.path()))
+}
+
+/// What may be asked of a picture.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    views: Option<u32>,
+    confidence: Option<f32>,
+    seed: Option<u64>,
+    width: Option<usize>,
+    height: Option<usize>,
+}
+
+async fn classify(State(house): Here, uri: Uri, headers: HeaderMap, body: Body) -> Done {
+    let settings = &house.settings;
+    let asked = Query::<Asked>::try_from_uri(&uri).map_err(|error| {
+        let keys = "views, confidence, seed, width and height";
+        Refusal::bad(format!("{}: the query has {keys}, each a number", one_line(&error.to_string())))
+    })?;
+    let Query(Asked { views, confidence, seed, width, height }) = asked;
+    let plain = Classify::default();
+    let views = views.unwrap_or(plain.views);
+    let (confidence, seed) = (confidence.unwrap_or(plain.confidence), seed.unwrap_or(plain.seed));
+    if views > settings.views {
+        return Err(Refusal::bad(format!("views is {views}: this server takes 1 to {}", settings.views)));
+    }
+    let options = Classify { views, confidence, seed };
+    options.check().map_err(|error| Refusal::bad(error.to_string()))?;
+    let size = (side(width, &headers, "x-width")?, side(height, &headers, "x-height")?);
+    let raw = match size {
+        (None, None) => None,
+        (Some(width), Some(height)) => Some((width, height)),
+        _ => {
+            return Err(Refusal::bad(
+                "raw pixels need both width and height: give both, or none for a PNG, JPEG or WebP",
+            ));
+        }
+    };
+    let too_many = |(width, height): (usize, usize)| {
+        let pixels = width.checked_mul(height);
+        pixels.is_none_or(|pixels| pixels as u64 > settings.pixels)
+    };
+    if let Some((width, height)) = raw.filter(|&size| too_many(size)) {
+        let what = format!("{width}x{height} is above the limit of {} pixels: make it smaller", settings.pixels);
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, what));
+    }
+    let most = raw.map_or(settings.body_bytes, |(width, height)| settings.body_bytes.min(3 * width * height));
+    let (bytes, share) = read(&house, &headers, body, most).await?;
+    let picture = match raw {
+        None => Picture::File(bytes, settings.pixels),
+        Some((width, height)) => Picture::Raw { height, width, pixels: bytes },
+    };
+    let (answer, said) = oneshot::channel();
+    let job = Job { picture, options, answer, share };
+    if house.shop.queue.push(job).is_err() {
+        if house.phase.stops() {
+            return Err(Refusal::busy("the server stops: ask another one", 1).closing());
+        }
+        let patience = house.shop.metrics.patience(settings.queue, settings.workers);
+        let what = format!("{} pictures wait already: try again in {patience} s", settings.queue);
+        return Err(Refusal::busy(what, patience));
+    }
+    match timeout(settings.answer_time, said).await {
+        Ok(Ok(said)) => said.map(|answer| told(&answer)),
+        Ok(Err(_)) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the picture broke the worker, which was replaced: see the server's log",
+        )),
+        Err(_) => {
+            let seconds = settings.answer_time.as_secs_f64();
+            Err(Refusal::busy(format!("no answer within {seconds} s: try again, or ask for fewer views"), 1))
+        }
+    }
+}
+
+/// A side of raw pixels, from the query or else from a header.
+fn side(asked: Option<usize>, headers: &HeaderMap, name: &str) -> Result<Option<usize>, Refusal> {
+    let Some(value) = headers.get(name).filter(|_| asked.is_none()) else { return Ok(asked) };
+    let side = value.to_str().ok().and_then(|text| text.parse().ok());
+    side.map(Some).ok_or_else(|| Refusal::bad(format!("the header {name} is no number of pixels: correct it")))
+}
+
+fn told(Answer { prediction, generation, classes }: &Answer) -> Response {
+    let ranked: Vec<_> = prediction
+        .ranked(classes)
+        .into_iter()
+        .map(|(class, probability)| json!({ "class": class, "probability": probability }))
+        .collect();
+    let value = json!({
+        "label": classes.get(prediction.label),
+        "probabilities": ranked,
+        "agreement": prediction.agreement,
+        "margin": prediction.margin,
+        "views": prediction.views,
+        "milliseconds": prediction.milliseconds,
+        "generation": generation,
+    });
+    json_answer(StatusCode::OK, &value)
+}
+
+/// A body of at most so many bytes, in time, with its share of the memory for bodies.
+async fn read(
+    house: &House,
+    headers: &HeaderMap,
+    mut body: Body,
+    most: usize,
+) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    let settings = &house.settings;
+    let large = |what: String| {
+        let what = format!("{what}, above the limit of {most}: send less");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, what).closing()
+    };
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length.filter(|&length| length > most as u64) {
+        // Who asks before sending has not sent.
+        if !headers.contains_key(header::EXPECT) {
+            linger(body).await;
+        }
+        return Err(large(format!("the body has {length} bytes")));
+    }
+    let wanted = length.map_or(most, |length| usize::try_from(length).unwrap_or(most));
+    let grains = u32::try_from(wanted.div_ceil(GRAIN)).unwrap_or(u32::MAX);
+    let share = Arc::clone(&house.bodies).try_acquire_many_owned(grains);
+    let share = share.map_err(|_| Refusal::busy("too many bodies are on their way: try again in 1 s", 1).closing())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length.map_or(0, |_| wanted)).map_err(|_| Refusal::busy("no memory: try again", 1))?;
+    let whole = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::bad("the body was cut short: send it again").closing())?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > most {
+                return Ok(false);
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(true)
+    };
+    match timeout(settings.body_time, whole).await {
+        Ok(Ok(true)) => Ok((bytes.into(), share)),
+        Ok(Ok(false)) => {
+            linger(body).await;
+            Err(large("the body goes on".into()))
+        }
+        Ok(Err(refusal)) => Err(refusal),
+        Err(_) => {
+            let seconds = settings.body_time.as_secs_f64();
+            let what = format!("the body took longer than {seconds} s: send it faster, or less");
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, what).closing())
+        }
+    }
+}
+
+/// Reads on for a moment and keeps nothing: a connection that is closed with bytes unread takes its answer with it.
+async fn linger(mut body: Body) {
+    let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+}
+
+async fn adapt(State(house): Here, headers: HeaderMap, body: Body) -> Done {
+    let adapter = adapter(&house)?;
+    house.school.free()?;
+    let (body, share) = read(&house, &headers, body, house.settings.lesson_bytes).await?;
+    let read = {
+        let house = Arc::clone(&house);
+        // Many pictures are decoded; this thread has connections to look after.
+        tokio::task::spawn_blocking(move || {
+            let model = house.shop.live.now().model;
+            let read = lesson(&body, model.classes(), &house.settings);
+            drop(share);
+            read
+        })
+    };
+    let broke =
+        |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the pictures broke the reader: see the server's log");
+    let lesson = read.await.map_err(broke)??;
+    house.school.begin(&house.shop, adapter, lesson)?;
+    Ok(json_answer(StatusCode::ACCEPTED, &house.school.report()))
+}
+
+async fn adaptation(State(house): Here) -> Done {
+    adapter(&house)?;
+    Ok(json_answer(StatusCode::OK, &house.school.report()))
+}
+
+fn adapter(house: &House) -> Result<Arc<dyn Adapter>, Refusal> {
+    let what = "this server adapts nothing: start one whose build has adaptation";
+    house.adapter.clone().ok_or_else(|| Refusal::new(StatusCode::NOT_IMPLEMENTED, what))
+}
+
+async fn health(State(house): Here) -> Response {
+    let ready = !house.phase.stops();
+    let generation = house.shop.live.now();
+    let value = json!({
+        "live": true,
+        "ready": ready,
+        "model": house.name,
+        "generation": generation.number,
+        "device": house.device,
+        "fallen": generation.model.fallen(),
+        "waiting": house.shop.queue.len(),
+    });
+    json_answer(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &value)
+}
+
+async fn metrics(State(house): Here) -> Response {
+    let generation = house.shop.live.now();
+    let now = Now {
+        name: &house.name,
+        device: &house.device,
+        fallen: generation.model.fallen().is_some(),
+        generation: generation.number,
+        waiting: house.shop.queue.len(),
+        queue: house.settings.queue,
+        workers: house.settings.workers,
+        adapting: house.school.running(),
+    };
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, house.shop.metrics.text(&now)).into_response()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,135 @@
+//! Adaptation beside classification, by an adapter that does what the test says.
+
+mod common;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use common::*;
+use gabion_serve::{Adapter, Lesson, Progress, Report, Served, Server, Verdict};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+/// Waits for a word: promote, reject, break, or until it is told to stop.
+struct Scripted {
+    words: Mutex<mpsc::Receiver<&'static str>>,
+    lessons: mpsc::Sender<Lesson>,
+}
+
+impl Adapter for Scripted {
+    fn adapt(&self, lesson: Lesson, generation: u64, report: Report<'_>) -> Result<Verdict, String> {
+        self.lessons.send(lesson).unwrap();
+        let words = self.words.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for steps in 1.. {
+            if !report(Progress { steps, loss: Some(0.5) }) {
+                return Err("it was told to stop".into());
+            }
+            match words.recv_timeout(Duration::from_millis(5)) {
+                Ok("promote") => {
+                    let model = Arc::new(Gate::new(true));
+                    return Ok(Verdict::Promoted { generation: generation + 1, model, report: json!({ "gain": 0.1 }) });
+                }
+                Ok("reject") => return Ok(Verdict::Rejected { why: "no better".into(), report: json!(null) }),
+                Ok(word) => panic!("{word}"),
+                Err(_) => {}
+            }
+        }
+        unreachable!("steps do not end")
+    }
+}
+
+fn school() -> (Server, mpsc::Sender<&'static str>, mpsc::Receiver<Lesson>) {
+    let ((say, words), (lessons, given)) = (mpsc::channel(), mpsc::channel());
+    let adapter: Arc<dyn Adapter> = Arc::new(Scripted { words: Mutex::new(words), lessons });
+    let model = Arc::new(session());
+    let served = Served { name: "test".into(), device: "CPU".into(), model, generation: 4, adapter: Some(adapter) };
+    (Server::start("127.0.0.1:0".parse().unwrap(), settings(), served).unwrap(), say, given)
+}
+
+fn lesson() -> String {
+    let images: Vec<String> = (0..2).map(|seed| BASE64_STANDARD.encode(png(&picture(seed)))).collect();
+    json!({ "images": images, "labels": [3, "frog"], "seconds": 2.5, "steps": 10, "seed": 9 }).to_string()
+}
+
+fn state(address: SocketAddr) -> serde_json::Value {
+    once(address, "GET", "/adapt", b"").json()
+}
+
+#[test]
+fn a_promoted_model_answers_from_then_on() {
+    let (server, say, given) = school();
+    let address = server.address();
+    assert_eq!(state(address)["state"], "idle");
+    let body = png(&picture(0));
+    let mut stream = connect(address);
+    let mut classify = || {
+        ask(&mut stream, "POST", "/classify", &body);
+        answer(&mut stream).unwrap().json()
+    };
+    assert_eq!(classify()["generation"], 4);
+    let said = once(address, "POST", "/adapt", lesson().as_bytes());
+    assert_eq!((said.status, &said.json()["state"]), (202, &json!("running")));
+    let lesson_given = given.recv().unwrap();
+    assert_eq!(lesson_given.images, [picture(0), picture(1)]);
+    assert_eq!(lesson_given.labels, [3, session().classes().iter().position(|class| class == "frog").unwrap()]);
+    assert_eq!((lesson_given.time, lesson_given.steps), (Some(Duration::from_millis(2500)), Some(10)));
+    assert_eq!(lesson_given.seed, 9);
+    soon("steps", || state(address)["steps"].as_u64() > Some(1));
+    // A second one has to wait; the old model goes on.
+    let said = once(address, "POST", "/adapt", lesson().as_bytes());
+    assert_eq!((said.status, said.error().contains("under way")), (409, true));
+    assert_eq!(metric(address, "gabion_adapting"), 1.0);
+    assert_eq!(classify()["generation"], 4);
+    say.send("promote").unwrap();
+    soon("a verdict", || state(address)["verdict"] == "promoted");
+    assert_eq!(state(address)["report"]["gain"], 0.1);
+    let said = classify();
+    assert_eq!((&said["generation"], &said["label"]), (&json!(5), &json!("yes")));
+    assert_eq!(metric(address, "gabion_generation"), 5.0);
+    assert!(server.stop().finished);
+}
+
+#[test]
+fn a_rejected_or_broken_one_changes_nothing() {
+    let (server, say, _given) = school();
+    let address = server.address();
+    for (word, verdict) in [("reject", "rejected"), ("break", "failed"), ("reject", "rejected")] {
+        assert_eq!(once(address, "POST", "/adapt", lesson().as_bytes()).status, 202);
+        say.send(word).unwrap();
+        soon("a verdict", || state(address)["state"] == "over");
+        assert_eq!(state(address)["verdict"], verdict);
+        assert_eq!(once(address, "POST", "/classify", &png(&picture(0))).json()["generation"], 4);
+    }
+}
+
+#[test]
+fn an_end_stops_it() {
+    let (server, _say, given) = school();
+    assert_eq!(once(server.address(), "POST", "/adapt", lesson().as_bytes()).status, 202);
+    given.recv().unwrap();
+    assert!(server.stop().finished);
+}
+
+#[test]
+fn lessons_that_make_no_sense_are_refused_with_a_line() {
+    let (server, _say, _given) = school();
+    let good = BASE64_STANDARD.encode(png(&picture(0)));
+    for (body, line) in [
+        (json!([1]).to_string(), "lesson"),
+        (json!({ "images": [good], "labels": [0], "seconds": -1 }).to_string(), "seconds is -1"),
+        (json!({ "images": [good], "labels": [0], "steps": 0 }).to_string(), "steps is 0"),
+        (json!({ "images": [good], "labels": [0], "epochs": 1 }).to_string(), "epochs"),
+        (json!({ "images": [], "labels": [] }).to_string(), "0 images"),
+        (json!({ "images": [good], "labels": [] }).to_string(), "0 labels"),
+        (json!({ "images": [good], "labels": [10] }).to_string(), "label 10"),
+        (json!({ "images": [good], "labels": ["gnu"] }).to_string(), "gnu"),
+        (json!({ "images": ["?"], "labels": [1] }).to_string(), "base64"),
+        (json!({ "images": ["aaaa"], "labels": [1] }).to_string(), "not a picture"),
+    ] {
+        let said = once(server.address(), "POST", "/adapt", body.as_bytes());
+        assert_eq!(said.status, 400, "{body}");
+        assert!(said.error().contains(line), "{}", said.body);
+    }
+    assert_eq!(state(server.address())["state"], "idle");
+}
