@@ -5,11 +5,13 @@
 
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
-use std::io;
+use std::io::{self, BufRead, Seek};
 use std::path::{Path, PathBuf};
 
 /// Most pixels of a picture that [`Rgb::open`] decodes.
 pub const MOST_PIXELS: u64 = 100_000_000;
+/// What errors call a picture that is no file.
+pub const IN_MEMORY: &str = "the picture in memory";
 
 /// An image of 8-bit RGB.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,6 +78,19 @@ impl Rgb {
     /// # Errors
     /// When the file cannot be read or decoded, or is above the limit.
     pub fn open_within(path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
+        let reader = ImageReader::open(path).map_err(|source| PictureError::Io { path: path.into(), source })?;
+        Self::decoded(reader, path, most_pixels)
+    }
+
+    /// [`Rgb::open`] of a file's bytes; errors name it [`IN_MEMORY`].
+    ///
+    /// # Errors
+    /// When the bytes cannot be decoded, or are above the limit.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PictureError> {
+        Self::decoded(ImageReader::new(io::Cursor::new(bytes)), Path::new(IN_MEMORY), MOST_PIXELS)
+    }
+
+    fn decoded<R: BufRead + Seek>(reader: ImageReader<R>, path: &Path, most_pixels: u64) -> Result<Self, PictureError> {
         let unreadable = |source| PictureError::Io { path: path.into(), source };
         let undecodable = |error: image::ImageError| match error {
             image::ImageError::IoError(source) if source.raw_os_error().is_some() => unreadable(source),
@@ -86,8 +101,7 @@ impl Rgb {
             }
         };
         // By content: ImageNet has a PNG that is called .JPEG.
-        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(unreadable)?;
-        let mut decoder = reader.into_decoder().map_err(undecodable)?;
+        let mut decoder = reader.with_guessed_format().map_err(unreadable)?.into_decoder().map_err(undecodable)?;
         let (width, height) = decoder.dimensions();
         if u64::from(width) * u64::from(height) > most_pixels {
             return Err(PictureError::TooLarge { path: path.into(), width, height, limit: most_pixels });
@@ -185,6 +199,7 @@ mod tests {
         let jpeg = jpeg.into_inner();
         let plain = open("plain.png", &jpeg).unwrap();
         assert_eq!((plain.height, plain.width), (8, 16));
+        assert_eq!(plain, Rgb::decode(&jpeg).unwrap());
         // TIFF header, one entry: orientation (0x0112), a short, 6 (a quarter turn clockwise).
         let exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
@@ -199,6 +214,8 @@ mod tests {
         for bytes in [&b""[..], b"text", b"\x89PNG\r\n\x1a\n", b"\xFF\xD8\xFF"] {
             let error = open("bad.png", bytes).unwrap_err().to_string();
             assert!(error.contains("bad.png") && !error.contains('\n'), "{error}");
+            let error = Rgb::decode(bytes).unwrap_err().to_string();
+            assert!(error.starts_with(IN_MEMORY) && !error.contains('\n'), "{error}");
         }
         let error = Rgb::open(Path::new("/no/such/picture.png")).unwrap_err();
         assert!(matches!(error, PictureError::Io { .. }), "{error}");
