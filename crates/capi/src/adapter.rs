@@ -1,6 +1,9 @@
 //! What stands behind adaptation, the one seam to it: which weights of a bundle are served, how they are adapted and how
 //! they are taken back.
 
+// What is absent reads nothing and tells nothing.
+#![allow(dead_code)]
+
 use crate::status::Failure;
 use crate::status::gabion_status::GABION_ERROR_UNSUPPORTED;
 use gabion_runtime::{Rgb, Session};
@@ -29,7 +32,6 @@ pub(crate) struct Samples {
 
 /// What is to be done.
 #[derive(Debug)]
-#[allow(dead_code)] // what is absent reads none of it
 pub(crate) struct Request<'a> {
     /// The folder.
     pub(crate) bundle: &'a Path,

@@ -95,7 +95,9 @@ fn checked(program: &Path) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("valgrind");
-    command.args(["--quiet", "--leak-check=full", "--error-exitcode=99"]).arg(program);
+    let suppressed = here().join("tests/valgrind.supp");
+    command.args(["--quiet", "--leak-check=full", "--error-exitcode=99"]);
+    command.arg(format!("--suppressions={}", suppressed.display())).arg(program);
     command
 }
 
