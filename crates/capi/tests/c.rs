@@ -238,3 +238,33 @@ fn python_says_what_the_runtime_says() {
     let missing = run(OsStr::new("nowhere"));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("manifest.json is missing"));
 }
+
+/// As the README says: installed, found by pkg-config, and the README's own program.
+#[test]
+fn the_readmes_program_builds_against_an_installation() {
+    if !there("cc") || !there("pkg-config") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let prefix = dir.path().join("prefix");
+    run(Command::new("sh").arg(here().join("install.sh")).arg(&prefix).arg(libraries()));
+    let flags = run(Command::new("pkg-config")
+        .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"))
+        .args(["--cflags", "--libs", "gabion"]));
+    let readme = std::fs::read_to_string(here().join("README.md")).unwrap();
+    let (program, source) = (dir.path().join("smallest"), dir.path().join("smallest.c"));
+    std::fs::write(&source, readme.split("```c\n").nth(1).unwrap().split("```").next().unwrap()).unwrap();
+    run(Command::new("cc")
+        .args(["-std=c11"])
+        .args(STRICT)
+        .arg(&source)
+        .args(String::from_utf8(flags.stdout).unwrap().split_whitespace())
+        .arg("-o")
+        .arg(&program));
+    let path = picture(dir.path());
+    std::fs::rename(path, dir.path().join("frog.png")).unwrap();
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    std::fs::rename(small(dir.path()), dir.path().join("models/cifar10-small")).unwrap();
+    let output = run(Command::new(&program).current_dir(dir.path()).env("LD_LIBRARY_PATH", prefix.join("lib")));
+    assert_eq!(String::from_utf8(output.stdout).unwrap().split_whitespace().count(), 2);
+}
