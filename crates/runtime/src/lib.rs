@@ -32,6 +32,8 @@ pub use devices::{Choice, DeviceError, Offered, choose, offered};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};
+#[cfg(feature = "candle")]
+pub use session::CandleError;
 #[cfg(feature = "burn")]
 pub use session::SessionError;
 pub use session::{Classify, ClassifyError, Prediction, Session, Stream};

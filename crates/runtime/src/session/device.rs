@@ -102,16 +102,16 @@ impl Session {
     /// What makes the crops and why, once some were made on a device.
     pub fn pipeline(&self) -> Option<&str> {
         match &self.engine {
-            Engine::Cpu(_) => None,
             Engine::Device(device) => device.pipeline.get().map(|(_, why)| why.as_str()),
+            _ => None,
         }
     }
 
     /// Why the CPU took over from the device, where it had to.
     pub fn fallen(&self) -> Option<&str> {
         match &self.engine {
-            Engine::Cpu(_) => None,
             Engine::Device(device) => device.fallen.get().map(|(why, _)| why.as_str()),
+            _ => None,
         }
     }
 
