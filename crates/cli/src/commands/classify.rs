@@ -23,17 +23,41 @@ pub struct Arguments {
     /// Seeds the views.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Whose network computes; with Candle `--device` is auto (its CPU), cpu, cuda or metal.
+    #[cfg(feature = "candle")]
+    #[arg(long, value_enum, default_value_t = Engine::Gabion)]
+    engine: Engine,
     #[command(flatten)]
     device: DeviceArguments,
     #[command(flatten)]
     pipeline: PipelineArguments,
 }
 
-pub fn run(arguments: &Arguments, output: &Output) -> Done {
+/// Whose network computes.
+#[cfg(feature = "candle")]
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Engine {
+    /// Gabion's kernels on the CPU, Burn on other devices.
+    Gabion,
+    /// Candle.
+    Candle,
+}
+
+fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
+    let bundle = bundle_path(&arguments.bundle);
+    #[cfg(feature = "candle")]
+    if arguments.engine == Engine::Candle {
+        let device = arguments.device.candle()?;
+        output.note(format!("device: Candle's {:?}", device.location()));
+        return Ok(Session::open_candle(&bundle, &device)?);
+    }
     let wanted = arguments.pipeline.wanted()?;
     let (device, offered) = arguments.device.choose(output)?;
-    let session = Session::new(Bundle::open(&bundle_path(&arguments.bundle), &device)?)?;
-    let session = session.with_pipeline(wanted, &offered);
+    Ok(Session::new(Bundle::open(&bundle, &device)?)?.with_pipeline(wanted, &offered))
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    let session = session(arguments, output)?;
     let options = Classify { views: arguments.views, confidence: arguments.confidence, seed: arguments.seed };
     let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for path in &arguments.images {
