@@ -78,6 +78,18 @@ impl DeviceArguments {
         output.note(format!("device: {} ({}, {})", offered.name, offered.kind, offered.backend));
         Ok((device, offered))
     }
+
+    /// A device of Candle's.
+    #[cfg(feature = "candle")]
+    pub fn candle(&self) -> Result<candle_core::Device, Failure> {
+        let device = match self.device.as_str() {
+            "auto" | "cpu" => Ok(candle_core::Device::Cpu),
+            "cuda" => candle_core::Device::new_cuda(0),
+            "metal" => candle_core::Device::new_metal(0),
+            other => return Err(usage(format!("Candle has no device `{other}`: use auto, cpu, cuda or metal"))),
+        };
+        device.map_err(|error| usage(format!("Candle has no such device here ({error}): use cpu")))
+    }
 }
 
 /// What makes the views.

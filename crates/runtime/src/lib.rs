@@ -49,6 +49,8 @@ pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};
+#[cfg(feature = "candle")]
+pub use session::CandleError;
 #[cfg(feature = "burn")]
 pub use session::SessionError;
 pub use session::{Classify, ClassifyError, Prediction, Session, Stream};

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Most pixels of a picture that [`Rgb::open`] decodes.
 pub const MOST_PIXELS: u64 = 100_000_000;
+/// What errors call a picture that is no file.
+pub const IN_MEMORY: &str = "the picture in memory";
 
 /// Most bytes that a decoder allocates for what a picture holds beside its pixels.
 const BESIDE_PIXELS: u64 = 1 << 26;
@@ -86,12 +88,12 @@ impl Rgb {
         Self::decode(BufReader::new(file), path, most_pixels)
     }
 
-    /// The picture that a file's bytes are; errors call it "the image".
+    /// The picture that a file's bytes are; errors name it [`IN_MEMORY`].
     ///
     /// # Errors
     /// When it cannot be decoded or is above the limit.
     pub fn from_bytes(bytes: &[u8], most_pixels: u64) -> Result<Self, PictureError> {
-        Self::decode(std::io::Cursor::new(bytes), Path::new("the image"), most_pixels)
+        Self::decode(std::io::Cursor::new(bytes), Path::new(IN_MEMORY), most_pixels)
     }
 
     /// [`Rgb::open_within`] of bytes from wherever; `path` is what an error calls them.
@@ -245,6 +247,7 @@ mod tests {
         let jpeg = jpeg.into_inner();
         let plain = open("plain.png", &jpeg).unwrap();
         assert_eq!((plain.height, plain.width), (8, 16));
+        assert_eq!(plain, Rgb::from_bytes(&jpeg, MOST_PIXELS).unwrap());
         // TIFF header, one entry: orientation (0x0112), a short, 6 (a quarter turn clockwise).
         let exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
@@ -259,6 +262,8 @@ mod tests {
         for bytes in [&b""[..], b"text", b"\x89PNG\r\n\x1a\n", b"\xFF\xD8\xFF"] {
             let error = open("bad.png", bytes).unwrap_err().to_string();
             assert!(error.contains("bad.png") && !error.contains('\n'), "{error}");
+            let error = Rgb::from_bytes(bytes, MOST_PIXELS).unwrap_err().to_string();
+            assert!(error.starts_with(IN_MEMORY) && !error.contains('\n'), "{error}");
         }
         let error = Rgb::open(Path::new("/no/such/picture.png")).unwrap_err();
         assert!(matches!(error, PictureError::Io { .. }), "{error}");

@@ -4,6 +4,8 @@
 //! classify with one session; each takes its memory with it in a [`Stream`], which allocates nothing after the first
 //! images.
 
+#[cfg(feature = "candle")]
+mod candle;
 #[cfg(feature = "burn")]
 mod device;
 mod vote;
@@ -17,6 +19,8 @@ use std::path::Path;
 use std::time::Instant;
 use vote::{FEWEST, Vote};
 
+#[cfg(feature = "candle")]
+pub use candle::CandleError;
 #[cfg(feature = "burn")]
 pub use device::SessionError;
 
@@ -124,6 +128,13 @@ pub enum ClassifyError {
     #[cfg(feature = "burn")]
     #[error(transparent)]
     Crops(#[from] crate::PipelineError),
+    /// Candle could not compute.
+    #[cfg(feature = "candle")]
+    #[error("Candle cannot classify ({why}): choose its CPU")]
+    Candle {
+        /// Candle's reason.
+        why: String,
+    },
 }
 
 /// An opened bundle with a head, ready to classify.
@@ -140,6 +151,8 @@ enum Engine {
     Cpu(Box<Network>),
     #[cfg(feature = "burn")]
     Device(Box<device::OnDevice>),
+    #[cfg(feature = "candle")]
+    Candle(Box<candle::OnCandle>),
 }
 
 impl Session {
@@ -193,6 +206,8 @@ impl Session {
             Engine::Cpu(_) => None,
             #[cfg(feature = "burn")]
             Engine::Device(device) => device.fallen(),
+            #[cfg(feature = "candle")]
+            Engine::Candle(_) => None,
         }
     }
 
@@ -258,6 +273,8 @@ impl Session {
             }
             #[cfg(feature = "burn")]
             Engine::Device(_) => 0,
+            #[cfg(feature = "candle")]
+            Engine::Candle(_) => 0,
         }
     }
 
@@ -270,6 +287,8 @@ impl Session {
             }
             #[cfg(feature = "burn")]
             Engine::Device(device) => device.logits(seen, pixels, out),
+            #[cfg(feature = "candle")]
+            Engine::Candle(candle) => candle.logits(seen, pixels, out),
         }
     }
 }
@@ -283,11 +302,16 @@ enum Seen<'a> {
     Crops(Source<'a>, &'a [Draw]),
 }
 
+/// Puts what is to be seen into the memory for pixels, `size` being a view's and `len` its values; returns how many views.
+fn seen_on_cpu(seen: Seen<'_>, len: usize, size: [u32; 2], pixels: &mut Vec<f32>) -> usize {
+    let Seen::Crops(source, draws) = seen else { return 1 };
+    pixels.resize(draws.len() * len, 0.0);
+    apply_batch(&[source], draws, size, pixels);
+    draws.len()
+}
+
 fn on_cpu(network: &Network, seen: Seen<'_>, size: [u32; 2], pixels: &mut Vec<f32>, out: &mut [f32]) {
-    if let Seen::Crops(source, draws) = seen {
-        pixels.resize(draws.len() * network.net.input_len(), 0.0);
-        apply_batch(&[source], draws, size, pixels);
-    }
+    seen_on_cpu(seen, network.net.input_len(), size, pixels);
     network.net.forward(pixels, network.net.last(), out);
 }
 

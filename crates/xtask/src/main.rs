@@ -1,5 +1,6 @@
-//! `cargo run -p xtask --release -- tidy | check`: checks of the repository itself.
+//! `cargo run -p xtask --release -- tidy | check | header`: checks of the repository itself, and what is made from it.
 
+mod header;
 mod manifests;
 mod rules;
 mod tree;
@@ -11,7 +12,8 @@ use tree::Tree;
 const USAGE: &str = "usage: cargo run -p xtask --release -- <command>
 
   tidy    what a command can check of ARCHITECTURE.md's invariants, in seconds
-  check   tidy, then fmt, clippy, the tests and the documentation, as .ci/run does";
+  check   tidy, then fmt, clippy, the tests and the documentation, as .ci/run does
+  header  crates/capi/include/gabion.h from the sources beside it";
 
 /// Something that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(),
         ["check"] => check(),
+        ["header"] => tree::root().and_then(|root| header::write(&root)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The rooms, each with what it may depend on.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("gabion-spec", &[]),
     ("gabion-kernels", &[]),
     ("gabion-augment", &["gabion-spec"]),
@@ -21,6 +21,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
         "gabion",
         &["gabion-augment", "gabion-experiment", "gabion-learn", "gabion-runtime", "gabion-serve", "gabion-spec"],
     ),
+    ("gabion-capi", &["gabion-runtime", "gabion-spec"]),
     ("firmware-host", &["gabion-runtime", "gabion-spec"]),
     ("xtask", &[]),
 ];
@@ -31,7 +32,7 @@ const ON_SLICES: [&str; 3] = ["gabion-augment", "gabion-corrupt", "gabion-kernel
 /// Features of Burn and of rooms here that put a backend into the build.
 const BACKENDS: [&str; 8] = ["cpu", "cuda", "flex", "metal", "rocm", "vulkan", "webgpu", "wgpu"];
 /// Who may name any of them.
-const MAY_NAME_BACKENDS: [&str; 4] = ["gabion", "gabion-runtime", "gabion-tests", "firmware-host"];
+const MAY_NAME_BACKENDS: [&str; 5] = ["gabion", "gabion-capi", "gabion-runtime", "gabion-tests", "firmware-host"];
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<String> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

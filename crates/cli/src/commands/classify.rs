@@ -23,6 +23,10 @@ pub struct Arguments {
     /// Seeds the views.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Whose network computes; with Candle `--device` is auto (its CPU), cpu, cuda or metal.
+    #[cfg(feature = "candle")]
+    #[arg(long, value_enum, default_value_t = Engine::Gabion)]
+    engine: Engine,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
@@ -31,11 +35,27 @@ pub struct Arguments {
     pipeline: PipelineArguments,
 }
 
-pub fn run(arguments: &Arguments, output: &Output) -> Done {
+/// Whose network computes.
+#[cfg(feature = "candle")]
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Engine {
+    /// Gabion's kernels on the CPU, Burn on other devices.
+    Gabion,
+    /// Candle.
+    Candle,
+}
+
+fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
+    let bundle = bundle_path(&arguments.bundle);
+    #[cfg(feature = "candle")]
+    if arguments.engine == Engine::Candle {
+        let device = arguments.device.candle()?;
+        output.note(format!("device: Candle's {:?}", device.location()));
+        return Ok(Session::open_candle(&bundle, &device)?);
+    }
     let wanted = arguments.pipeline.wanted()?;
     let trust = arguments.trust.resolve()?;
     let (device, offered) = arguments.device.choose(output)?;
-    let bundle = bundle_path(&arguments.bundle);
     let served = generations::open(&bundle, &trust, |dir| Bundle::open(dir, &device))?;
     for skipped in &served.skipped {
         output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
@@ -43,8 +63,11 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     if served.source != Source::Base {
         output.note(format!("weights: {}", served.source));
     }
-    let session = Session::new(served.bundle)?;
-    let session = session.with_pipeline(wanted, &offered);
+    Ok(Session::new(served.bundle)?.with_pipeline(wanted, &offered))
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    let session = session(arguments, output)?;
     let options = Classify { views: arguments.views, confidence: arguments.confidence, seed: arguments.seed };
     let (mut values, mut rows, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for path in &arguments.images {

@@ -102,8 +102,8 @@ impl Session {
     /// What makes the crops and why, once some were made on a device.
     pub fn pipeline(&self) -> Option<&str> {
         match &self.engine {
-            Engine::Cpu(_) => None,
             Engine::Device(device) => device.pipeline.get().map(|(_, why)| why.as_str()),
+            _ => None,
         }
     }
 

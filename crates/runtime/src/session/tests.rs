@@ -29,9 +29,14 @@ pub(crate) fn manifest(encoder: Encoder, projector: Projector, input: Input, cla
 
 /// A small network of weights that look random.
 pub(crate) fn stored() -> Stored {
-    let (encoder, projector) =
-        (Encoder { depth: Depth::Resnet18, width: 4, stem: Stem::Cifar }, Projector { hidden: 12, output: 5 });
-    let shapes = crate::weights::shapes(&encoder, &projector, 7).expect("it is small");
+    let encoder = Encoder { depth: Depth::Resnet18, width: 4, stem: Stem::Cifar };
+    random(manifest(encoder, Projector { hidden: 12, output: 5 }, Input { height: 16, width: 16 }, 7))
+}
+
+/// Weights that look random, as a manifest implies them.
+pub(crate) fn random(manifest: Manifest) -> Stored {
+    let classes = manifest.classes.len() as u64;
+    let shapes = crate::weights::shapes(&manifest.encoder, &manifest.projector, classes).expect("it is small");
     let mut state = 1u64;
     let mut noise = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -47,10 +52,10 @@ pub(crate) fn stored() -> Stored {
         (name, Tensor { shape, values })
     };
     let tensors: BTreeMap<String, Tensor> = shapes.into_iter().map(tensor).collect();
-    Stored { manifest: manifest(encoder, projector, Input { height: 16, width: 16 }, 7), tensors }
+    Stored { manifest, tensors }
 }
 
-fn picture(height: usize, width: usize, seed: usize) -> Rgb {
+pub(crate) fn picture(height: usize, width: usize, seed: usize) -> Rgb {
     let byte = |at: usize| ((at * 2_654_435_761 + seed * 97) >> 7) as u8;
     Rgb { height, width, pixels: (0..3 * height * width).map(byte).collect() }
 }
