@@ -4,6 +4,7 @@ use crate::plain::{self, Plain, gabion_pixels};
 use crate::session::{gabion_session, with};
 use crate::status::gabion_status::GABION_ERROR_BUFFER;
 use crate::status::{Failure, gabion_status};
+use gabion_runtime::picture::MOST_PIXELS;
 use gabion_runtime::{Classify, Prediction, Rgb};
 use std::ffi::c_char;
 use std::path::Path;
