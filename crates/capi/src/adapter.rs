@@ -1,18 +1,17 @@
 //! What stands behind adaptation, the one seam to it: which weights of a bundle are served, how they are adapted and how
 //! they are taken back.
 
-// What is absent reads nothing and tells nothing.
-#![allow(dead_code)]
+// Without adaptation nothing reads what it is asked for.
+#![cfg_attr(not(feature = "adapt"), allow(dead_code))]
 
 use crate::status::Failure;
-use crate::status::gabion_status::GABION_ERROR_UNSUPPORTED;
-use gabion_runtime::{Rgb, Session};
+use gabion_runtime::{Rgb, Session, Source, Stored, Trust, generations};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The one in use. Adaptation is put here.
-pub(crate) static ADAPTER: &dyn Adapter = &Absent;
+pub(crate) static ADAPTER: &dyn Adapter = &Generations;
 
 /// Weights that classify.
 #[derive(Debug)]
@@ -110,21 +109,126 @@ pub(crate) fn limited(session: Session, memory: Option<u64>) -> Result<Session, 
     })
 }
 
-/// A library without adaptation.
+/// Generations in the bundle's folder, as everything else of Gabion reads and writes them.
 #[derive(Debug)]
-struct Absent;
+struct Generations;
 
-impl Adapter for Absent {
-    fn adapt(&self, _: &Request<'_>, _: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Outcome, Failure> {
-        Err(absent())
+impl Adapter for Generations {
+    fn open(&self, bundle: &Path, memory: Option<u64>) -> Result<Served, Failure> {
+        let served = generations::open(bundle, &Trust::Any, Stored::read)?;
+        let generation = number(served.source);
+        Ok(Served { session: limited(Session::of(&served.bundle)?, memory)?, generation })
     }
 
-    fn rollback(&self, _: &Path, _: Option<u64>) -> Result<Served, Failure> {
-        Err(absent())
+    #[cfg(feature = "adapt")]
+    fn adapt(
+        &self,
+        request: &Request<'_>,
+        observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Outcome, Failure> {
+        burned::adapt(self, request, observer)
+    }
+
+    #[cfg(not(feature = "adapt"))]
+    fn adapt(&self, _: &Request<'_>, _: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Outcome, Failure> {
+        let why = "this library was built without adaptation: build gabion-capi with the feature `adapt`";
+        Err(Failure::new(crate::status::gabion_status::GABION_ERROR_UNSUPPORTED, why))
+    }
+
+    fn rollback(&self, bundle: &Path, memory: Option<u64>) -> Result<Served, Failure> {
+        generations::rollback(bundle, None)?;
+        self.open(bundle, memory)
     }
 }
 
-fn absent() -> Failure {
-    let why = "this library was built without adaptation: build gabion-capi with the feature `adapt`";
-    Failure::new(GABION_ERROR_UNSUPPORTED, why)
+fn number(source: Source) -> u64 {
+    match source {
+        Source::Base => 0,
+        Source::Generation(number) => number,
+    }
+}
+
+#[cfg(feature = "adapt")]
+mod burned {
+    use super::*;
+    use crate::status::gabion_status::GABION_ERROR_ADAPT;
+    use gabion_runtime::adapt::{self, Progress as Told};
+    use gabion_runtime::deployed::promote;
+    use gabion_runtime::{Bundle, Local, Verdict};
+    use gabion_spec::Adapt;
+
+    pub(super) fn adapt(
+        adapter: &Generations,
+        request: &Request<'_>,
+        observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Outcome, Failure> {
+        let recipe = recipe(request)?;
+        let device = gabion_runtime::choose(gabion_runtime::Choice::Cpu)
+            .map_err(|error| Failure::new(GABION_ERROR_ADAPT, error.to_string()))?
+            .0;
+        let served = generations::open(request.bundle, &Trust::Any, |dir| Bundle::open(dir, &device))?;
+        if number(served.source) != request.served.generation {
+            let why = "another process adapted or rolled back the bundle: open it again";
+            return Err(Failure::new(GABION_ERROR_ADAPT, why));
+        }
+        let samples = |samples: &'_ Samples| {
+            // The lifetime of the request's own.
+            gabion_runtime::Samples { images: &samples.images, labels: samples.labels.as_deref() }
+        };
+        let local = Local {
+            samples: gabion_runtime::Samples {
+                images: &request.samples.images,
+                labels: request.samples.labels.as_deref(),
+            },
+            guard: request.guard.as_ref().map(samples),
+            source: None,
+            memory: request.memory,
+        };
+        let mut tell = |told: Told| {
+            observer(match told {
+                Told::Guard { after, done, total } => Progress::Guard { after, done: done as u64, total: total as u64 },
+                Told::Step { done, loss, seconds, share } => Progress::Step { done, loss, seconds, share },
+            })
+        };
+        let adapted = adapt::adapt(&served.bundle, &local, &recipe, &mut tell)?;
+        let (promoted, reason) = match &adapted.verdict {
+            Verdict::Promoted => {
+                promote(request.bundle, served.source, &adapted.candidate)?;
+                (Some(adapter.open(request.bundle, request.session_memory)?), String::new())
+            }
+            Verdict::Refused { lost } => (None, lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+        };
+        let (before, after) = (&adapted.report.before, &adapted.report.after);
+        Ok(Outcome {
+            promoted,
+            reason,
+            steps: adapted.report.steps,
+            seconds: adapted.report.seconds,
+            images: before.images as u64,
+            clean: [before.clean_points(), after.clean_points()],
+            robust: [before.robust_points(), after.robust_points()],
+        })
+    }
+
+    /// The recipe's keys over the defaults, and the budget over both. Nothing is rehearsed: C gives no features.
+    fn recipe(request: &Request<'_>) -> Result<Adapt, Failure> {
+        let mut value = serde_json::to_value(Adapt::default()).expect("a recipe is plain data");
+        if let Some(text) = request.recipe {
+            let wrong = |why: String| Failure::argument(format!("`options->recipe`: {why}"));
+            let given: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+            let all = value.as_object_mut().expect("a recipe is an object");
+            all.extend(given);
+        }
+        let mut recipe: Adapt =
+            serde_json::from_value(value).map_err(|error| Failure::argument(format!("`options->recipe`: {error}")))?;
+        match request.budget {
+            Some(Budget::Seconds(seconds)) => recipe.budget = gabion_spec::Budget::Seconds { seconds },
+            Some(Budget::Steps(steps)) => recipe.budget = gabion_spec::Budget::Steps { steps },
+            None => {}
+        }
+        recipe.rehearsal = 0.0;
+        recipe.validate().map_err(|error| Failure::argument(format!("`options->recipe`: {error}")))?;
+        Ok(recipe)
+    }
 }

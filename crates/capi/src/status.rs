@@ -1,6 +1,6 @@
 //! Status codes, the last error of a thread, and the border that no panic crosses.
 
-use gabion_runtime::{BundleError, ClassifyError, PictureError};
+use gabion_runtime::{BundleError, ClassifyError, GenerationError, PictureError};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,6 +60,29 @@ impl Failure {
 impl From<BundleError> for Failure {
     fn from(error: BundleError) -> Self {
         let status = if matches!(error, BundleError::Io { .. }) { GABION_ERROR_IO } else { GABION_ERROR_BUNDLE };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<GenerationError> for Failure {
+    fn from(error: GenerationError) -> Self {
+        match error {
+            GenerationError::Bundle(error) => error.into(),
+            error => Self::new(GABION_ERROR_IO, error.to_string()),
+        }
+    }
+}
+
+#[cfg(feature = "adapt")]
+impl From<gabion_runtime::AdaptError> for Failure {
+    fn from(error: gabion_runtime::AdaptError) -> Self {
+        use gabion_runtime::AdaptError as E;
+        let status = match error {
+            E::Cancelled { .. } => GABION_ERROR_CANCELLED,
+            E::Memory { .. } => GABION_ERROR_MEMORY,
+            E::Recipe(_) | E::Image { .. } | E::Labels { .. } | E::Label { .. } => GABION_ERROR_ARGUMENT,
+            _ => GABION_ERROR_ADAPT,
+        };
         Self::new(status, error.to_string())
     }
 }

@@ -13,10 +13,10 @@ pub mod inspect;
 pub mod pretrain;
 pub mod probe;
 pub mod rollback;
-pub mod sign;
-pub mod source;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod sign;
+pub mod source;
 pub mod verify;
 
 use crate::output::{Failure, Output, usage};

@@ -183,11 +183,17 @@ impl Session {
     /// # Errors
     /// When one view at a time needs more.
     pub fn with_memory(self, budget: u64) -> Result<Self, ClassifyError> {
-        let needs = self.bytes(1);
-        if needs > budget {
-            return Err(ClassifyError::Memory { needs, budget });
-        }
+        self.fits(budget)?;
         Ok(Self { memory: Some(budget), ..self })
+    }
+
+    /// Whether one view at a time stays within a budget.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn fits(&self, budget: u64) -> Result<(), ClassifyError> {
+        let needs = self.bytes(1);
+        if needs > budget { Err(ClassifyError::Memory { needs, budget }) } else { Ok(()) }
     }
 
     /// What the bundle is.
@@ -198,6 +204,11 @@ impl Session {
     /// Names of the classes, in the order of a prediction's probabilities.
     pub fn classes(&self) -> &[String] {
         &self.manifest.classes
+    }
+
+    /// Whether it is one on the CPU by kernels of our own.
+    pub fn is_on_cpu(&self) -> bool {
+        matches!(self.engine, Engine::Cpu(_))
     }
 
     /// Why the CPU took over from the device, where it had to.

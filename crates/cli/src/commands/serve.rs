@@ -1,11 +1,13 @@
-use super::{DeviceArguments, bundle_path};
+use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
-use gabion_runtime::Session;
-use gabion_serve::{Served, Server, Settings, log_to_stderr};
+use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Session, Source, Trust, adapt};
+use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr};
+use gabion_spec::{Adapt, Budget};
 use serde_json::json;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +53,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "info")]
     log: Log,
     #[command(flatten)]
+    trust: TrustArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
@@ -63,6 +67,104 @@ enum Log {
     Debug,
 }
 
+/// On the CPU a bundle in service, which adapts; on another device a session of the base.
+fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<(String, Served), Failure> {
+    let (session, device) = Session::open_on(path, choice)?;
+    if !session.is_on_cpu() {
+        if trust != Trust::Any {
+            return Err(usage("a signature is checked of bundles on the CPU: give --device cpu"));
+        }
+        let name = session.manifest().name.clone();
+        let served = Served { name, device: device.clone(), model: Arc::new(session), generation: 0, adapter: None };
+        return Ok((device, served));
+    }
+    drop(session);
+    let deployed = Arc::new(Deployed::open(path, trust)?);
+    let serving = deployed.serving();
+    for skipped in &serving.skipped {
+        tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
+    }
+    if let Some(budget) = arguments.memory {
+        serving.session.fits(budget)?;
+    }
+    let adapter = Arc::new(InService { deployed, memory: arguments.memory });
+    let served = Served {
+        name: serving.session.manifest().name.clone(),
+        device: device.clone(),
+        generation: number(serving.source),
+        model: Arc::new(Live(serving)),
+        adapter: Some(adapter),
+    };
+    Ok((device, served))
+}
+
+fn number(source: Source) -> u64 {
+    match source {
+        Source::Base => 0,
+        Source::Generation(number) => number,
+    }
+}
+
+/// What a bundle in service serves at one time.
+struct Live(Arc<Serving>);
+
+impl Model for Live {
+    fn classes(&self) -> &[String] {
+        self.0.session.classes()
+    }
+
+    fn seat(&self) -> Box<dyn Seat + '_> {
+        self.0.session.seat()
+    }
+}
+
+/// Adapts a bundle in service.
+struct InService {
+    deployed: Arc<Deployed>,
+    /// Most bytes by which training may grow the process.
+    memory: Option<u64>,
+}
+
+impl Adapter for InService {
+    fn adapt(&self, lesson: Lesson, _: u64, report: Report<'_>) -> Result<Verdict, String> {
+        let mut recipe = Adapt { seed: lesson.seed, rehearsal: 0.0, ..Adapt::default() };
+        match (lesson.time, lesson.steps) {
+            (Some(time), _) => recipe.budget = Budget::Seconds { seconds: time.as_secs_f64() },
+            (None, Some(steps)) => recipe.budget = Budget::Steps { steps: steps.into() },
+            (None, None) => {}
+        }
+        let labels: Vec<u16> = lesson.labels.iter().filter_map(|&label| u16::try_from(label).ok()).collect();
+        let samples = Samples { images: &lesson.images, labels: Some(&labels) };
+        let local = Local { samples, guard: None, source: None, memory: self.memory };
+        let adaptation = self
+            .deployed
+            .adapt(&local, &recipe, &mut |told| {
+                let progress = match told {
+                    adapt::Progress::Step { done, loss, .. } => {
+                        Progress { steps: u32::try_from(done).unwrap_or(u32::MAX), loss: Some(f64::from(loss)) }
+                    }
+                    adapt::Progress::Guard { .. } => Progress::default(),
+                };
+                if report(progress) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+            .map_err(|error| error.to_string())?;
+        let report = serde_json::to_value(&adaptation.report).unwrap_or_default();
+        Ok(match (adaptation.promoted, adaptation.verdict) {
+            (Some(generation), _) => {
+                let model = Arc::new(Live(self.deployed.serving()));
+                Verdict::Promoted { generation, model, report }
+            }
+            (None, gabion_runtime::Verdict::Refused { lost }) => {
+                let why = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                Verdict::Rejected { why, report }
+            }
+            (None, gabion_runtime::Verdict::Promoted) => {
+                Verdict::Rejected { why: "nothing was written".into(), report }
+            }
+        })
+    }
+}
+
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let level = match arguments.log {
         _ if output.quiet => tracing::Level::ERROR,
@@ -73,11 +175,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     };
     log_to_stderr(level, output.json);
     let choice = arguments.device.choice().map_err(usage)?;
-    let (session, device) = Session::open_on(&bundle_path(&arguments.bundle), choice)?;
-    let session = match arguments.memory {
-        Some(budget) => session.with_memory(budget)?,
-        None => session,
-    };
+    let path = bundle_path(&arguments.bundle);
+    let trust = arguments.trust.resolve()?;
+    let (device, served) = opened(arguments, &path, trust, choice)?;
     let plain = Settings::default();
     let settings = Settings {
         workers: arguments.workers.map_or(plain.workers, usize::from),
@@ -90,8 +190,6 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         answer_time: Duration::from_secs(arguments.deadline),
         ..plain
     };
-    let name = session.manifest().name.clone();
-    let served = Served { name, device: device.clone(), model: Arc::new(session), generation: 0, adapter: None };
     let server = Server::start(arguments.listen, settings, served)?;
     let address = server.address();
     if !address.ip().is_loopback() {
