@@ -16,6 +16,7 @@ pub fn stored(value: f32) -> Stored {
         head: Some(Head { kind: HeadKind::Linear, recipe: Probe::Linear { rate: 1e-3, batch: 8, epochs: 1 } }),
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),

@@ -32,6 +32,7 @@ pub fn random_bundle(dir: &Path, width: u32, device: &Device) -> Result<(), Bund
         }),
         pretrain: None,
         finetune: Vec::new(),
+        adapted: Vec::new(),
         data: None,
         weights: Weights { file: String::new(), sha256: String::new(), precision: Precision::F32 },
         claims: Vec::new(),
