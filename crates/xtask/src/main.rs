@@ -1,7 +1,8 @@
-//! `cargo run -p xtask --release -- tidy | check`: checks of the repository itself.
+//! `cargo run -p xtask --release -- tidy | check | sizes`: checks of the repository itself.
 
 mod manifests;
 mod rules;
+mod sizes;
 mod tree;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,8 @@ use tree::Tree;
 const USAGE: &str = "usage: cargo run -p xtask --release -- <command>
 
   tidy    what a command can check of ARCHITECTURE.md's invariants, in seconds
-  check   tidy, then fmt, clippy, the tests and the documentation, as .ci/run does";
+  check   tidy, then fmt, clippy, the tests and the documentation, as .ci/run does
+  sizes   bytes and packages of programs without Burn; with --all of the others too";
 
 /// Something that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(),
         ["check"] => check(),
+        ["sizes"] => tree::root().and_then(|root| sizes::sizes(&root, false)),
+        ["sizes", "--all"] => tree::root().and_then(|root| sizes::sizes(&root, true)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
