@@ -1,8 +1,9 @@
-//! `cargo run -p xtask --release -- tidy | check | header`: checks of the repository itself, and what is made from it.
+//! `cargo run -p xtask --release -- tidy | check | sizes | header`: checks of the repository itself, and what is made from it.
 
 mod header;
 mod manifests;
 mod rules;
+mod sizes;
 mod tree;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,7 @@ const USAGE: &str = "usage: cargo run -p xtask --release -- <command>
 
   tidy    what a command can check of ARCHITECTURE.md's invariants, in seconds
   check   tidy, then fmt, clippy, the tests and the documentation, as .ci/run does
+  sizes   bytes and packages of programs without Burn; with --all of the others too
   header  crates/capi/include/gabion.h from the sources beside it";
 
 /// Something that breaks a rule.
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(),
         ["check"] => check(),
+        ["sizes"] => tree::root().and_then(|root| sizes::sizes(&root, false)),
+        ["sizes", "--all"] => tree::root().and_then(|root| sizes::sizes(&root, true)),
         ["header"] => tree::root().and_then(|root| header::write(&root)),
         _ => {
             eprintln!("{USAGE}");
