@@ -24,4 +24,4 @@ pub use bundle::{Bundle, BundleError, parameter_count};
 pub use devices::{Choice, DeviceError, Offered, choose, offered};
 pub use picture::{PictureError, Rgb};
 pub use pipeline::{Pipeline, PipelineError, Wanted};
-pub use session::{Classify, ClassifyError, Prediction, Session};
+pub use session::{Classify, ClassifyError, Prediction, Session, Vote};

@@ -47,6 +47,15 @@ pub struct Prediction {
     pub milliseconds: f64,
 }
 
+/// One view's part in a prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Vote {
+    /// Left, top, right and bottom of its crop as shares of the image's sides.
+    pub area: [f32; 4],
+    /// The class that the view alone is taken for, an index into the manifest's classes.
+    pub class: usize,
+}
+
 /// Why an image cannot be classified: one line each, with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -132,8 +141,21 @@ impl Session {
     ///
     /// # Errors
     /// When the number of views or the image makes no sense.
-    #[allow(clippy::cast_precision_loss)]
     pub fn classify(&self, image: &Rgb, options: &Classify) -> Result<Prediction, ClassifyError> {
+        self.classify_with_votes(image, options).map(|(prediction, _)| prediction)
+    }
+
+    /// [`Session::classify`], and what each view says, in the order of the views; the only vote of a single view is
+    /// about the whole image.
+    ///
+    /// # Errors
+    /// Those of [`Session::classify`].
+    #[allow(clippy::cast_precision_loss)]
+    pub fn classify_with_votes(
+        &self,
+        image: &Rgb,
+        options: &Classify,
+    ) -> Result<(Prediction, Vec<Vote>), ClassifyError> {
         let start = Instant::now();
         let views = options.views;
         if !(1..=MOST_VIEWS).contains(&views) {
@@ -145,7 +167,9 @@ impl Session {
         let (Some((rows, columns)), Some(true)) = (size, bytes.map(|bytes| bytes > 0 && bytes == pixels.len())) else {
             return Err(ClassifyError::Pixels { width, height, bytes: pixels.len() });
         };
+        let mut areas = Vec::with_capacity(views as usize);
         let (logits, firsts) = if views == 1 {
+            areas.push([0.0, 0.0, 1.0, 1.0]);
             let logits = rows_of(self.head.forward(self.feature(self.whole(image)), Mode::Eval)).remove(0);
             let firsts = vec![first(&logits)];
             (logits, firsts)
@@ -159,6 +183,7 @@ impl Session {
             let mut firsts = Vec::new();
             for from in (0..views).step_by(BATCH as usize) {
                 let draws = self.draws(source, options.seed, from..views.min(from + BATCH));
+                areas.extend(draws.iter().map(|draw| area(draw, [rows, columns])));
                 let features = self.feature(pipeline.views(&sources, &draws, size)?);
                 let logits = self.head.forward(features.clone(), Mode::Eval);
                 firsts.extend(rows_of(logits).iter().map(|logits| first(logits)));
@@ -176,7 +201,8 @@ impl Session {
         let mut classes: Vec<_> = self.manifest.classes.iter().cloned().zip(softmax(&logits)).collect();
         classes.sort_by(|a, b| b.1.total_cmp(&a.1));
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Prediction { classes, views, agreement, milliseconds })
+        let votes = areas.into_iter().zip(firsts).map(|(area, class)| Vote { area, class }).collect();
+        Ok((Prediction { classes, views, agreement, milliseconds }, votes))
     }
 
     /// `[views, 3, height, width]` to `[views, hidden]`.
@@ -210,6 +236,14 @@ impl Session {
     }
 }
 
+/// The crop of a view as shares of the image's sides.
+#[allow(clippy::cast_precision_loss)] // sides of images
+fn area(draw: &Draw, [rows, columns]: [u32; 2]) -> [f32; 4] {
+    let across = |at: u32| at as f32 / columns as f32;
+    let down = |at: u32| at as f32 / rows as f32;
+    [across(draw.left), down(draw.top), across(draw.left + draw.width), down(draw.top + draw.height)]
+}
+
 /// The rows of a tensor.
 fn rows_of(tensor: Tensor<2>) -> Vec<Vec<f32>> {
     let [_, columns] = tensor.dims();
@@ -239,6 +273,14 @@ mod tests {
     fn softmax_is_a_distribution() {
         let probabilities = softmax(&[1000.0, 1000.0, -1000.0]);
         assert_eq!(probabilities, [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn the_area_of_a_crop_is_in_shares() {
+        let augment = Augment::identity([8, 8]);
+        let mut draw = sample(&augment, ViewId { seed: 0, epoch: 0, image: 0, view: 0 }, [20, 40]);
+        (draw.top, draw.left, draw.height, draw.width) = (5, 10, 10, 30);
+        assert_eq!(area(&draw, [20, 40]), [0.25, 0.25, 1.0, 0.75]);
     }
 
     #[test]
