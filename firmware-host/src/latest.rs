@@ -94,21 +94,21 @@ impl Switch {
     }
 }
 
-/// A bounded queue of commands beside slots for all else, so that nothing grows when the reader is slow.
+/// Bounded queues of commands and events, so that nothing grows when the reader is slow.
 #[derive(Debug)]
 pub struct Inbox<C, E> {
-    state: Mutex<(VecDeque<C>, Vec<E>)>,
+    state: Mutex<(VecDeque<C>, VecDeque<E>)>,
     changed: Condvar,
-    same: fn(&E, &E) -> bool,
+    replaces: fn(&E, &E) -> bool,
 }
 
 /// Most commands and most events that wait.
 const MOST: usize = 64;
 
 impl<C, E> Inbox<C, E> {
-    /// An empty one. An event replaces one that waits and is of the `same` kind.
-    pub fn new(same: fn(&E, &E) -> bool) -> Self {
-        Self { state: Mutex::new((VecDeque::new(), Vec::new())), changed: Condvar::new(), same }
+    /// An empty one. An event takes the place of the last one of its variant where it `replaces` (older, newer) it.
+    pub fn new(replaces: fn(&E, &E) -> bool) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), replaces }
     }
 
     /// Adds a command; `false` when too many wait, and this one is lost.
@@ -122,24 +122,24 @@ impl<C, E> Inbox<C, E> {
         room
     }
 
-    /// Adds an event, in the place of one of the same kind.
+    /// Adds an event; when too many wait, the oldest is lost.
     pub fn event(&self, event: E) {
-        let mut state = lock(&self.state);
-        let waiting = state.1.iter().position(|other| (self.same)(other, &event));
-        match waiting {
-            Some(at) => state.1[at] = event,
-            None if state.1.len() < MOST => state.1.push(event),
-            // Kinds are few; more than 64 events that are not of one kind are rounds nobody looked at.
-            None => {
-                state.1.remove(0);
-                state.1.push(event);
+        let events = &mut lock(&self.state).1;
+        let kind = std::mem::discriminant(&event);
+        match events.iter_mut().rfind(|other| std::mem::discriminant(*other) == kind) {
+            Some(last) if (self.replaces)(last, &event) => *last = event,
+            _ => {
+                if events.len() == MOST {
+                    events.pop_front();
+                }
+                events.push_back(event);
             }
         }
         self.changed.notify_one();
     }
 
     /// All that came, waiting for it until a time.
-    pub fn wait(&self, until: Instant) -> (VecDeque<C>, Vec<E>) {
+    pub fn wait(&self, until: Instant) -> (VecDeque<C>, VecDeque<E>) {
         let mut state = lock(&self.state);
         while state.0.is_empty() && state.1.is_empty() {
             let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
@@ -180,13 +180,14 @@ mod tests {
 
     #[test]
     fn an_inbox_is_bounded() {
-        let inbox: Inbox<u32, u32> = Inbox::new(|a, b| a % 10 == b % 10);
+        let inbox: Inbox<u32, Option<u32>> = Inbox::new(|a, b| a.map(|a| a / 10) == b.map(|b| b / 10));
         for at in 0..1000 {
             assert_eq!(inbox.command(at), at < 64);
-            inbox.event(at);
+            inbox.event(Some(at));
         }
         let (commands, events) = inbox.wait(Instant::now());
-        assert_eq!((commands.len(), events), (64, (990..1000).collect()));
+        assert_eq!(commands.len(), 64);
+        assert!(events.into_iter().eq((36..100).map(|tens| Some(10 * tens + 9))));
         assert!(inbox.wait(Instant::now()).1.is_empty());
     }
 }

@@ -1,13 +1,21 @@
 //! The classifier on a small display.
 
 pub mod app;
+#[cfg(feature = "gpio")]
+pub mod buttons;
 pub mod canvas;
+pub mod capture;
 pub mod command;
 pub mod engine;
 pub mod frame;
+pub mod input;
 pub mod latest;
 pub mod lettering;
 pub mod random;
+pub mod run;
 pub mod screen;
+pub mod service;
 pub mod source;
 pub mod state;
+pub mod target;
+pub mod work;

@@ -11,6 +11,9 @@ mod mono;
 mod palette;
 mod plot;
 
+pub(crate) use palette::DRAWN;
+pub(crate) use plot::{budget, duration, percent};
+
 use crate::canvas::{Canvas, differing};
 use crate::state::ViewState;
 use embedded_graphics::pixelcolor::{BinaryColor, Rgb565};
@@ -57,6 +60,14 @@ impl Paint for BinaryColor {
 
     fn paint(canvas: &mut Canvas<Self>, state: &ViewState<'_>) {
         mono::paint(canvas, state);
+    }
+}
+
+/// Draws the classified picture with its views alone, in the middle of `room`.
+pub(crate) fn draw_picture(canvas: &mut Canvas<Rgb565>, state: &ViewState<'_>, room: Rectangle) {
+    if let Some(shown) = &state.picture {
+        let inside = plot::picture(canvas, shown, room);
+        plot::views(canvas, state.views, inside);
     }
 }
 

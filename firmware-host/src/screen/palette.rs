@@ -19,3 +19,5 @@ pub const OTHER: Rgb565 = Rgb565::new(9, 34, 26);
 pub const INK: Rgb565 = Rgb565::new(1, 3, 2);
 /// Agreement that is low, middling and high.
 pub const GRADES: [Rgb565; 3] = [BAD, BUSY, GOOD];
+/// All of them.
+pub const DRAWN: [Rgb565; 9] = [GROUND, PANEL, TROUGH, BRIGHT, DIM, GOOD, BAD, BUSY, OTHER];

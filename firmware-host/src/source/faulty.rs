@@ -6,8 +6,19 @@ use crate::random::Random;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// For how many calls a fault lasts.
+const CALLS: u32 = 4;
+
 /// Opened so many times in this process: a source that comes back goes on with the next fault.
 static OPENED: AtomicU32 = AtomicU32::new(0);
+
+/// Faults that were injected and are to be said.
+static INJECTED: AtomicU32 = AtomicU32::new(0);
+
+/// How many faults were injected in this process that are to be shown and logged.
+pub fn injected() -> u32 {
+    INJECTED.load(Ordering::Relaxed)
+}
 
 /// A source that misbehaves after 20 to 60 good frames.
 #[derive(Debug)]
@@ -41,8 +52,11 @@ impl Source for Faulty {
     fn pull(&mut self, patience: Duration) -> Result<Pull, SourceError> {
         if self.good > 0 {
             self.good -= 1;
-            self.left = 4;
+            self.left = CALLS;
             return Ok(Pull::Frame(self.stream.frame()));
+        }
+        if self.left == CALLS && self.fault < 4 {
+            INJECTED.fetch_add(1, Ordering::Relaxed);
         }
         self.left = self.left.saturating_sub(1);
         let over = self.left == 0;
