@@ -21,6 +21,7 @@ pub mod window;
 
 use crate::canvas::Canvas;
 use crate::command::Command;
+use crate::config::Wiring;
 use crate::screen::{MONO, Paint, SQUARE, Screen, WIDE};
 use crate::state::ViewState;
 use embedded_graphics::pixelcolor::{BinaryColor, Rgb565};
@@ -243,6 +244,35 @@ impl TryFrom<String> for Outlet {
     fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
+}
+
+/// Opens an outlet; nothing for `none`.
+///
+/// # Errors
+/// When it cannot be opened here, with what to do.
+#[cfg_attr(not(feature = "spi"), allow(unused_variables))]
+pub fn open(outlet: &Outlet, shape: Shape, wiring: &Wiring) -> Result<Option<Box<dyn Target>>, TargetError> {
+    Ok(Some(match outlet {
+        Outlet::None => return Ok(None),
+        Outlet::Png(path) => Box::new(still::Still::open(path, shape)?),
+        Outlet::Gif(path) => Box::new(recording::Recording::new(path, recording::Format::Gif, shape)),
+        Outlet::Apng(path) => Box::new(recording::Recording::new(path, recording::Format::Apng, shape)),
+        Outlet::Terminal => Box::new(terminal::Terminal::open(terminal::Style::Blocks, shape)?),
+        Outlet::Sixel => Box::new(terminal::Terminal::open(terminal::Style::Sixels, shape)?),
+        Outlet::Framebuffer(path) => Box::new(framebuffer::Framebuffer::open(path, shape)?),
+        #[cfg(feature = "window")]
+        Outlet::Window => Box::new(window::Pane::open(shape)?),
+        #[cfg(not(feature = "window"))]
+        Outlet::Window => {
+            return Err(TargetError::new("window", "built without windows: build with --features window"));
+        }
+        #[cfg(feature = "spi")]
+        Outlet::Panel(chip, bus) => panel::open(*chip, bus, wiring)?,
+        #[cfg(not(feature = "spi"))]
+        Outlet::Panel(_, bus) => {
+            return Err(TargetError::new(bus.display(), "built without displays: build with --features spi"));
+        }
+    }))
 }
 
 /// Names a path in an error.
