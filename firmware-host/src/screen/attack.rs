@@ -36,10 +36,10 @@ pub(super) fn paint(canvas: &mut Canvas<Rgb565>, state: &ViewState<'_>, duel: &D
         write_lines(canvas, why, Face::Small, DIM, (Point::new(MARGIN, y + 42), inner, 4));
         return;
     }
-    let column = (inner - 2 * GAP) / 2;
+    let column = (inner - GAP - 2) / 2;
     let many = Line::of(format_args!("{} views", duel.views));
     effect(canvas, "1 view", duel.one.as_ref(), (MARGIN, y + 16, column));
-    effect(canvas, &many, duel.many.as_ref(), (MARGIN + column + 2 * GAP, y + 16, column));
+    effect(canvas, &many, duel.many.as_ref(), (MARGIN + column + GAP + 2, y + 16, column));
 }
 
 /// A column: what it was taken for before and after, and whether that held.
@@ -54,7 +54,7 @@ fn effect(canvas: &mut Canvas<Rgb565>, title: &str, effect: Option<&Effect<'_>>,
     let wide = Face::Small.width(word) + 6;
     fill(canvas, area(x + room - wide, y, wide, 13), colour);
     write(canvas, word, Face::Small, INK, (Point::new(x + room - wide + 3, y + 2), wide, Side::Left));
-    let room_left = room - wide - 4;
+    let room_left = room - wide - 2;
     let face = if Face::Strong.width(title) <= room_left { Face::Strong } else { Face::Small };
     write(canvas, title, face, BRIGHT, (Point::new(x, y), room_left, Side::Left));
     for (row, ((name, probability), colour)) in [(before, OTHER), (after, colour)].into_iter().enumerate() {
