@@ -76,8 +76,9 @@ pub struct App {
     feed: Feed,
     detail: String,
     outcome: Option<Outcome>,
-    /// When the last outcome came.
+    /// When the source gave its last frame.
     seen: Duration,
+    now: Duration,
     wanted: usize,
     examples: Vec<Example>,
     stage: Stage,
@@ -101,6 +102,7 @@ impl App {
             detail: String::new(),
             outcome: None,
             seen: Duration::ZERO,
+            now: Duration::ZERO,
             wanted,
             examples: Vec::new(),
             stage: Stage::Collecting,
@@ -133,18 +135,21 @@ impl App {
 
     /// The clock: a source from which nothing comes for long is stalled.
     pub fn tick(&mut self, now: Duration) {
+        self.now = now;
         let still = now.saturating_sub(self.seen);
         self.stalled = (still > self.stall).then_some(still.as_secs());
     }
 
     /// How the source does.
-    pub fn fed(&mut self, feed: Feed, detail: String) {
+    pub fn fed(&mut self, feed: Feed, detail: String, now: Duration) {
         (self.feed, self.detail) = (feed, detail);
+        if feed == Feed::Live {
+            (self.seen, self.stalled) = (now, None);
+        }
     }
 
     /// What a frame was taken for.
-    pub fn judged(&mut self, outcome: Outcome, now: Duration) -> Option<Action> {
-        (self.seen, self.stalled) = (now, None);
+    pub fn judged(&mut self, outcome: Outcome) -> Option<Action> {
         let class = outcome.frame.label.as_ref().and_then(|label| self.class_of(label));
         let frame = Arc::clone(&outcome.frame);
         self.outcome = Some(outcome);
@@ -244,6 +249,8 @@ impl App {
 
     fn pause(&mut self, paused: bool) -> Option<Action> {
         self.paused = paused;
+        // A source that rested was not silent.
+        (self.seen, self.stalled) = (self.now, None);
         Some(Action::Pause(paused))
     }
 
@@ -379,11 +386,11 @@ mod tests {
     fn labelled_frames_start_an_adaptation_once() {
         let (mut app, engine) = app(5);
         let frames: Vec<_> = Synth::new(1).take(8).collect();
-        assert!(app.judged(outcome(&engine, frames[0].clone()), Duration::ZERO).is_none());
+        assert!(app.judged(outcome(&engine, frames[0].clone())).is_none());
         app.command(Command::Mode(Mode::Adapt));
         let mut started = 0;
         for frame in &frames {
-            match app.judged(outcome(&engine, frame.clone()), Duration::ZERO) {
+            match app.judged(outcome(&engine, frame.clone())) {
                 Some(Action::Adapt(examples)) => started += examples.len(),
                 None => {}
                 Some(other) => panic!("{other:?}"),
@@ -404,7 +411,7 @@ mod tests {
     fn keys_label_frames() {
         let (mut app, engine) = app(2);
         assert!(app.command(Command::LabelAt(0)).is_none(), "nothing is seen yet");
-        app.judged(outcome(&engine, Synth::new(1).next().unwrap()), Duration::ZERO);
+        app.judged(outcome(&engine, Synth::new(1).next().unwrap()));
         assert!(app.command(Command::LabelAt(99)).is_none());
         assert!(app.command(Command::Label("no such".into())).is_none());
         assert!(app.command(Command::Label("ring".into())).is_none());
@@ -416,14 +423,15 @@ mod tests {
         let (mut app, engine) = app(5);
         app.tick(Duration::from_secs(1));
         assert_eq!(app.feed(), Feed::Starting);
-        app.fed(Feed::Live, String::new());
-        app.judged(outcome(&engine, Synth::new(1).next().unwrap()), Duration::from_secs(1));
+        app.fed(Feed::Live, String::new(), Duration::from_secs(1));
+        // An engine that takes long is no fault of the source.
+        app.judged(outcome(&engine, Synth::new(1).next().unwrap()));
         app.tick(Duration::from_secs(14));
         assert_eq!(app.feed(), Feed::Stalled(13));
         app.command(Command::TogglePause);
         assert_eq!(app.feed(), Feed::Paused);
         app.command(Command::TogglePause);
-        app.fed(Feed::Lost(4), "unplugged".into());
+        app.fed(Feed::Lost(4), "unplugged".into(), Duration::from_secs(15));
         assert_eq!((app.feed(), app.view().status), (Feed::Lost(4), "unplugged"));
     }
 
@@ -448,7 +456,7 @@ mod tests {
         app.command(Command::Mode(Mode::Attack));
         let why = EngineError::Unavailable { what: "attack", why: "no".into() }.to_string();
         let outcome = Outcome { attacked: Some(Err(why)), ..outcome(&engine, Synth::new(1).next().unwrap()) };
-        app.judged(outcome, Duration::ZERO);
+        app.judged(outcome);
         assert!(matches!(app.view().scene, Scene::Attack(Duel { unavailable: Some(_), .. })));
         app.adapted(Err("no".into()));
         assert!(matches!(app.stage(), state::Stage::Unavailable("no")));

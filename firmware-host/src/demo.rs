@@ -19,8 +19,6 @@ const PICTURES: u32 = 200;
 /// Labelled frames that the adaptation takes, and frames a picture while they are collected.
 const EXAMPLES: usize = 120;
 const COLLECTED: usize = 6;
-/// Pictures a round of training is spread over.
-const ROUND: u32 = 1;
 
 /// What is pressed, and at which picture.
 fn script() -> [(u32, Command); 6] {
@@ -86,14 +84,12 @@ pub fn play(engine: &dyn Engine, epsilon: Pixels, target: &mut dyn Target) -> Re
                 .then(|| engine.attack(&frame, task.epsilon, &task.look).map_err(|error| error.to_string()));
             // Time is counted here, so that none was measured.
             let outcome = Outcome { frame, judgement, attacked, milliseconds: None };
-            app.fed(Feed::Live, String::new());
-            if let Some(Action::Adapt(examples)) = app.judged(outcome, time) {
+            app.fed(Feed::Live, String::new(), time);
+            if let Some(Action::Adapt(examples)) = app.judged(outcome) {
                 told = Some(train(engine, &examples, app.task().epsilon));
             }
         }
-        if let Some(told) = &mut told
-            && picture % ROUND == 0
-        {
+        if let Some(told) = &mut told {
             match told.rounds.pop_front() {
                 Some(round) => app.round(round),
                 None => match told.end.take().and_then(|end| app.adapted(end)) {
@@ -132,7 +128,7 @@ mod tests {
             };
             self.0.push((state.badge, stage));
             let screen = self.2.get_or_insert_with(|| crate::target::Kept::new(crate::target::Shape::Square));
-            if screen.update(state).is_some() && self.0.len() % 10 == 0 {
+            if screen.update(state).is_some() && self.0.len().is_multiple_of(10) {
                 self.1.push(screen.image().into_raw());
             }
             Ok(())

@@ -55,10 +55,10 @@ pub fn listen(input: Input, post: &Arc<Post>) -> io::Result<()> {
     Ok(())
 }
 
-fn keys(input: impl Read, post: &Post) {
-    for byte in input.bytes() {
-        let Ok(byte) = byte else { return };
-        if let Some(command) = Command::of_key(char::from(byte)) {
+fn keys(mut input: impl Read, post: &Post) {
+    let mut pressed = [0; 64];
+    while let Ok(count @ 1..) = input.read(&mut pressed) {
+        for command in pressed[..count].iter().filter_map(|&key| Command::of_key(char::from(key))) {
             post.command(command);
         }
     }

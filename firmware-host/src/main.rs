@@ -173,8 +173,8 @@ fn picture(config: &Config, image: &Path, out: &Path) -> Result<()> {
     engine.classify(&frame, &task.look)?;
     let outcome = still(&*engine, frame, config)?;
     let mut app = App::new(engine.about().clone(), task, config.examples, Duration::MAX);
-    app.fed(Feed::Live, String::new());
-    app.judged(outcome, Duration::ZERO);
+    app.fed(Feed::Live, String::new(), Duration::ZERO);
+    app.judged(outcome);
     let mut screen = Kept::new(config.screen);
     screen.update(&app.view());
     save(out, &screen.image())?;

@@ -194,9 +194,13 @@ impl Running<'_> {
         loop {
             let (commands, events) = self.post.wait(until);
             let time = self.plan.start.elapsed();
-            let mut changed = !commands.is_empty() || !events.is_empty();
+            let before = self.app.feed();
+            self.app.tick(time);
+            let mut changed = !commands.is_empty();
             let mut actions = Vec::new();
             for event in events {
+                // A source that goes on as before is no reason to draw.
+                changed |= !matches!(event, Event::Feed(..));
                 actions.extend(self.event(event, time, summary));
                 // In between, so that a fault that is already over is seen as well.
                 summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
@@ -206,8 +210,6 @@ impl Running<'_> {
                 changed = true;
                 actions.extend(self.app.command(command));
             }
-            let before = self.app.feed();
-            self.app.tick(time);
             changed |= self.app.feed() != before;
             summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
             *locked(&self.desk.task) = Some(self.app.task());
@@ -243,7 +245,7 @@ impl Running<'_> {
     fn event(&mut self, event: Event, time: Duration, summary: &mut Summary) -> Option<Action> {
         match event {
             Event::Feed(feed, why) => {
-                self.app.fed(feed, why);
+                self.app.fed(feed, why, time);
                 None
             }
             Event::Outcome(outcome) => {
@@ -253,7 +255,7 @@ impl Running<'_> {
                     tracing::info!(milliseconds = time.as_millis(), "first verdict");
                 }
                 self.log.unanswered.clear();
-                self.app.judged(*outcome, time)
+                self.app.judged(*outcome)
             }
             Event::Unanswered(why) => {
                 if self.log.unanswered != why {
@@ -405,7 +407,7 @@ mod tests {
                 _ => "live".into(),
             };
             self.0.lock().unwrap().push(word);
-            if self.1 % 7 == 0 { Err(TargetError { what: "test".into(), why: "unplugged".into() }) } else { Ok(()) }
+            if self.1.is_multiple_of(7) { Err(TargetError { what: "test".into(), why: "unplugged".into() }) } else { Ok(()) }
         }
     }
 

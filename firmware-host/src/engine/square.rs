@@ -24,7 +24,7 @@ pub fn attack(engine: &dyn Engine, frame: &Frame, epsilon: Pixels, look: &Look) 
     let before = engine.classify(&clean, &single)?;
     let class = before.first().0.to_owned();
     let mut best = (clean.clone(), before.clone(), lead(&before, &class));
-    let mut random = Random::new(look.seed ^ 0x5351_5541_5245);
+    let mut random = Random::new(look.seed ^ 0x5351_5541);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // within 0..=255
     let budget = (epsilon.0.clamp(0.0, 1.0) * 255.0 + 1e-3).floor() as u8;
     if budget > 0 {
@@ -91,7 +91,7 @@ fn stripes(clean: &Frame, into: &mut Frame, budget: u8, random: &mut Random) {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // sides are small
 fn square(clean: &Frame, into: &mut Frame, budget: u8, question: usize, random: &mut Random) {
     let (height, width) = (clean.height as usize, clean.width as usize);
-    let share = SHARE * 0.5f32.powi((question * 5 / QUESTIONS) as i32);
+    let share = SHARE * 0.5f32.powf((question * 5 / QUESTIONS) as f32);
     let side = ((share * (height * width) as f32).sqrt().round() as usize).clamp(1, height.min(width));
     let (top, left) = (random.below(height - side + 1), random.below(width - side + 1));
     let signs = [0; 3].map(|_: u8| random.bits() >> 63 == 1);

@@ -58,7 +58,7 @@ impl StandIn {
     pub fn trained(seed: u64) -> Self {
         let classes: Vec<String> = CLASSES.map(String::from).to_vec();
         let mut net = Perceptron::new(classes.len(), seed);
-        let frames: Vec<Frame> = Synth::new(seed ^ 0x7472_6169_6E).take(FRAMES).collect();
+        let frames: Vec<Frame> = Synth::new(seed ^ 0x7472_6169).take(FRAMES).collect();
         let mut random = Random::new(seed);
         for pass in 0..PASSES {
             let rate = RATE * if pass < PASSES * 2 / 3 { 1.0 } else { 0.3 };
@@ -192,7 +192,7 @@ fn split(examples: &[Example], classes: usize) -> (Vec<&Example>, Vec<&Example>)
     let mut counts = vec![0u32; classes];
     examples.iter().partition(|example| {
         counts[example.class] += 1;
-        counts[example.class] % 3 != 0
+        !counts[example.class].is_multiple_of(3)
     })
 }
 
@@ -260,7 +260,7 @@ impl Engine for StandIn {
         let reach = GAIN * epsilon.0;
         let (train, held) = split(examples, self.about.classes.len());
         let held: Vec<_> = held.iter().map(|held| (seen(&held.frame, WHOLE), held.class)).collect();
-        let mut random = Random::new(0x61_64_61_70);
+        let mut random = Random::new(0x6164_6170);
         for round in 1..=ROUNDS {
             let new = train
                 .iter()

@@ -114,7 +114,7 @@ pub struct Synth {
 impl Synth {
     /// Equal seeds give equal frames.
     pub fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed ^ 0x7379_6E74_68), next: 0 }
+        Self { random: Random::new(seed ^ 0x7379_6E74), next: 0 }
     }
 }
 
