@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn an_attack_stays_within_its_budget_and_does_not_help_the_class() {
-        let engine = StandIn::trained(0);
+        let engine = StandIn::stock();
         let look = Look { views: 8, seed: 3 };
         let mut fooled = 0;
         for (at, frame) in Synth::new(5).take(12).enumerate() {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn without_a_budget_nothing_changes() {
-        let engine = StandIn::trained(0);
+        let engine = StandIn::stock();
         let frame = Synth::new(5).next().unwrap();
         let attacked = attack(&engine, &frame, Pixels(0.0), &Look { views: 4, seed: 0 }).unwrap();
         assert_eq!(attacked.clean, attacked.perturbed);

@@ -76,6 +76,15 @@ impl StandIn {
         Self { about, weights: Mutex::new(Weights { current: net, candidate: None, before: None }), memory }
     }
 
+    /// [`StandIn::trained`] of seed 0, trained once for all tests.
+    #[cfg(test)]
+    pub(crate) fn stock() -> Self {
+        static TRAINED: std::sync::OnceLock<StandIn> = std::sync::OnceLock::new();
+        let trained = TRAINED.get_or_init(|| Self::trained(0));
+        let weights = Mutex::new(trained.weights().clone());
+        Self { about: trained.about.clone(), weights, memory: trained.memory.clone() }
+    }
+
     fn weights(&self) -> std::sync::MutexGuard<'_, Weights> {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -320,7 +329,7 @@ mod tests {
 
     #[test]
     fn it_knows_the_shapes_is_fooled_and_adapts() {
-        let engine = StandIn::trained(0);
+        let engine = StandIn::stock();
         let (one, many) = (right(&engine, 1), right(&engine, 16));
         assert!(one >= 48 && many >= 48, "{one} and {many} of 60");
         let look = Look { views: 16, seed: 2 };
@@ -353,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_does_not_help_is_not_let_through() {
-        let engine = StandIn::trained(0);
+        let engine = StandIn::stock();
         let examples = examples(&engine, 90);
         let far = Pixels::of_255(100.0);
         let guarded = engine.adapt(&examples, far, &mut |_| ControlFlow::Continue(())).unwrap();

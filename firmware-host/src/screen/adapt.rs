@@ -22,9 +22,13 @@ pub(super) fn paint(canvas: &mut Canvas<Rgb565>, state: &ViewState<'_>, adaptati
     }
     let y = TOP + PICTURE + 2;
     if let Some((name, probability)) = state.verdict.and_then(|verdict| verdict.classes.first()) {
+        // The name goes before its figure where there is no room for both.
         let share = percent(*probability);
-        let taken = write(canvas, &share, Face::Text, DIM, (Point::new(MARGIN, y), PICTURE, Side::Right));
-        write(canvas, name, Face::Strong, BRIGHT, (Point::new(MARGIN, y), PICTURE - taken - 4, Side::Left));
+        let beside = Face::Strong.width(name) + 4 + Face::Text.width(&share) <= PICTURE;
+        if beside {
+            write(canvas, &share, Face::Text, DIM, (Point::new(MARGIN, y), PICTURE, Side::Right));
+        }
+        write(canvas, name, Face::Strong, BRIGHT, (Point::new(MARGIN, y), PICTURE, Side::Left));
     }
 
     let left = MARGIN + PICTURE + 10;
