@@ -1,10 +1,10 @@
 //! What is missing before the program could run as it is set up. Nothing is drawn, nothing is changed.
 
 use crate::config::Config;
+use crate::display::framebuffer::Geometry;
+use crate::display::{Chip, Outlet};
 use crate::engine::bundled::Bundled;
 use crate::source::{Origin, Pull};
-use crate::target::framebuffer::Geometry;
-use crate::target::{Chip, Outlet};
 use gabion_runtime::Choice;
 use std::fmt;
 use std::fs::OpenOptions;
@@ -119,7 +119,7 @@ fn target(outlet: &Outlet, config: &Config) -> Result<String, String> {
         Outlet::None => Ok("shows nothing".into()),
         Outlet::Png(path) | Outlet::Gif(path) | Outlet::Apng(path) => folder(path),
         Outlet::Terminal | Outlet::Sixel if std::io::stdout().is_terminal() => {
-            let (rows, columns) = crate::target::terminal::terminal_size();
+            let (rows, columns) = crate::display::terminal::terminal_size();
             Ok(format!("{columns}x{rows} characters"))
         }
         Outlet::Terminal | Outlet::Sixel => Err("the standard output is no terminal".into()),

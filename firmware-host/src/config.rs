@@ -2,10 +2,10 @@
 
 use crate::capture::Capture;
 use crate::command::Mode;
+use crate::display::{Outlet, Shape};
 use crate::engine::Look;
 use crate::run::Plan;
 use crate::source::Origin;
-use crate::target::{Outlet, Shape};
 use crate::{app::Task, engine::Engine};
 use gabion_spec::Pixels;
 use serde::Deserialize;

@@ -3,10 +3,10 @@
 
 use crate::app::{Action, App, Outcome, Task};
 use crate::command::{Command, Mode};
+use crate::display::{Target, TargetError};
 use crate::engine::{Engine, EngineError, Guarded, Look, Round};
 use crate::source::synth::Stream;
 use crate::state::Feed;
-use crate::target::{Target, TargetError};
 use gabion_spec::Pixels;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ mod tests {
 
     /// What is seen, in words and as a picture.
     #[derive(Default)]
-    struct Seen(Vec<(Badge, Option<String>)>, Vec<Vec<u8>>, Option<crate::target::Kept>);
+    struct Seen(Vec<(Badge, Option<String>)>, Vec<Vec<u8>>, Option<crate::display::Kept>);
 
     impl Target for Seen {
         fn show(&mut self, state: &ViewState<'_>, time: Duration) -> Result<(), TargetError> {
@@ -127,7 +127,7 @@ mod tests {
                 _ => None,
             };
             self.0.push((state.badge, stage));
-            let screen = self.2.get_or_insert_with(|| crate::target::Kept::new(crate::target::Shape::Square));
+            let screen = self.2.get_or_insert_with(|| crate::display::Kept::new(crate::display::Shape::Square));
             if screen.update(state).is_some() && self.0.len().is_multiple_of(10) {
                 self.1.push(screen.image().into_raw());
             }

@@ -4,12 +4,12 @@
 use crate::app::{Action, App, Task};
 use crate::capture::Capture;
 use crate::command::{Command, Mode};
+use crate::display::still::save;
+use crate::display::{Kept, Shape, Target};
 use crate::engine::Engine;
 use crate::latest::Switch;
 use crate::service::Service;
 use crate::state::Feed;
-use crate::target::still::save;
-use crate::target::{Kept, Shape, Target};
 use crate::work::{Desk, Event, Post, adapts, answers, locked, said};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;

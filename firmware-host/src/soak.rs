@@ -3,10 +3,10 @@
 use crate::app::App;
 use crate::command::{Command, Mode};
 use crate::config::Config;
+use crate::display::Target;
 use crate::engine::Engine;
 use crate::run::{Plan, Summary, run};
 use crate::source::{Origin, faulty};
-use crate::target::Target;
 use crate::work::Post;
 use gabion_spec::Pixels;
 use std::fmt;

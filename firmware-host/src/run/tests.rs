@@ -1,10 +1,10 @@
 //! Whole runs: every mode, every fault, and an engine that panics.
 
 use super::*;
+use crate::display::TargetError;
 use crate::engine::standin::StandIn;
 use crate::source::Origin;
 use crate::state::{Badge, Scene, Stage, ViewState};
-use crate::target::TargetError;
 use crate::work::post;
 use std::sync::Mutex;
 

@@ -128,6 +128,7 @@ impl Stock {
             ("attack-unavailable", self.attack(Duel { perturbed: None, unavailable: Some(why), ..duel })),
             ("adapt-collecting", self.adapt(Stage::Collecting(37, 96), 0, None)),
             ("adapt-training", self.adapt(Stage::Training(0.42), 5, None)),
+            ("adapt-long", ViewState { verdict: Some(long), ..self.adapt(Stage::Training(1.0), 8, None) }),
             ("adapt-promoted", self.adapt(Stage::Promoted, 8, Some(guard))),
             ("adapt-rolled-back", self.adapt(Stage::RolledBack, 8, Some(worse))),
             ("adapt-unavailable", self.adapt(Stage::Unavailable(why), 0, None)),
