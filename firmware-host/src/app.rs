@@ -140,6 +140,12 @@ impl App {
         self.stalled = (still > self.stall).then_some(still.as_secs());
     }
 
+    /// When the source will count as stalled, if nothing comes until then.
+    pub fn silent_at(&self) -> Option<Duration> {
+        let waiting = matches!(self.feed(), Feed::Live | Feed::Starting);
+        if waiting { self.seen.checked_add(self.stall) } else { None }
+    }
+
     /// How the source does.
     pub fn fed(&mut self, feed: Feed, detail: String, now: Duration) {
         (self.feed, self.detail) = (feed, detail);

@@ -203,7 +203,10 @@ impl Running<'_> {
                 changed |= !matches!(event, Event::Feed(..));
                 actions.extend(self.event(event, time, summary));
                 // In between, so that a fault that is already over is seen as well.
-                summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
+                if self.log.feed(self.app.feed(), self.app.detail()) {
+                    summary.faults += 1;
+                    self.show(targets, summary, time);
+                }
             }
             let asked = targets.iter_mut().flat_map(|target| target.commands()).collect::<Vec<_>>();
             for command in commands.into_iter().chain(asked).chain(onlooker(time, &self.app, summary)) {
@@ -238,7 +241,9 @@ impl Running<'_> {
             // A paused program wakes for the service manager alone, and now and then.
             let tick = if self.app.feed() == Feed::Paused { 4 * TICK } else { TICK };
             let patience = targets.iter().filter_map(|target| target.patience()).fold(tick, Duration::min);
-            until = service.due().map_or(now + patience, |due| due.min(now + patience)).max(now);
+            // A silence is seen when it becomes one, however short it is from there.
+            let silent = self.app.silent_at().map(|at| self.plan.start + at + Duration::from_millis(1));
+            until = [service.due(), silent].into_iter().flatten().fold(now + patience, Instant::min).max(now);
         }
     }
 

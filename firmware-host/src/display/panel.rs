@@ -7,7 +7,6 @@ use crate::config::Wiring;
 use crate::screen::{MONO, Paint, SQUARE, Screen, WIDE};
 use crate::state::ViewState;
 use embedded_graphics::pixelcolor::{BinaryColor, Rgb565};
-use embedded_graphics::prelude::*;
 use embedded_hal::delay::DelayNs;
 use embedded_hal::digital::OutputPin;
 use embedded_hal::i2c::I2c;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::canvas::Canvas;
 use crate::state::{Badge, Feed, Scene};
+use embedded_graphics::prelude::*;
 use embedded_hal::spi::{ErrorType, Operation};
 use std::cell::RefCell;
 use std::convert::Infallible;
