@@ -1,50 +1,68 @@
-//! A screen in memory.
+//! What a source gives: an image, and what it shows where the source knows.
 
-use crate::screen::{BACKGROUND, SIDE};
-use embedded_graphics::pixelcolor::{Rgb565, Rgb888};
-use embedded_graphics::prelude::*;
-use image::RgbImage;
-use std::convert::Infallible;
+use crate::state::Picture;
+use gabion_runtime::Rgb;
 
-/// `SIDE x SIDE` pixels of 16-bit colour; what is drawn outside is dropped, as a display does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// 8-bit RGB, `[height, width, 3]`, at least one pixel.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// Row by row.
-    pixels: Vec<Rgb565>,
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+    /// `height * width * 3` bytes.
+    pub pixels: Vec<u8>,
+    /// Name of the class, where the source knows it.
+    pub label: Option<String>,
 }
 
-impl Default for Frame {
-    fn default() -> Self {
-        Self { pixels: vec![BACKGROUND; (SIDE * SIDE) as usize] }
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frame({}x{}, {:?})", self.width, self.height, self.label)
     }
 }
 
 impl Frame {
-    /// The frame in 24-bit colour, each channel spread over the whole range.
-    pub fn to_image(&self) -> RgbImage {
-        RgbImage::from_fn(SIDE, SIDE, |x, y| {
-            let colour = Rgb888::from(self.pixels[(y * SIDE + x) as usize]);
-            image::Rgb([colour.r(), colour.g(), colour.b()])
-        })
+    /// A frame without a label; nothing when the bytes are not `height * width * 3`, or none.
+    pub fn new(height: u32, width: u32, pixels: Vec<u8>) -> Option<Self> {
+        let bytes = u64::from(height) * u64::from(width) * 3;
+        (bytes > 0 && bytes == pixels.len() as u64).then_some(Self { height, width, pixels, label: None })
     }
-}
 
-impl OriginDimensions for Frame {
-    fn size(&self) -> Size {
-        Size::new_equal(SIDE)
+    /// As a screen shows it.
+    pub fn picture(&self) -> Picture<'_> {
+        Picture { height: self.height, width: self.width, pixels: &self.pixels }
     }
-}
 
-impl DrawTarget for Frame {
-    type Color = Rgb565;
-    type Error = Infallible;
+    /// As the runtime takes it.
+    pub fn rgb(&self) -> Rgb {
+        Rgb { height: self.height as usize, width: self.width as usize, pixels: self.pixels.clone() }
+    }
 
-    fn draw_iter<I: IntoIterator<Item = Pixel<Rgb565>>>(&mut self, pixels: I) -> Result<(), Infallible> {
-        for Pixel(Point { x, y }, colour) in pixels {
-            if let (Ok(x @ 0..SIDE), Ok(y @ 0..SIDE)) = (u32::try_from(x), u32::try_from(y)) {
-                self.pixels[(y * SIDE + x) as usize] = colour;
-            }
+    /// The frame with sides of at most `side`, each pixel the mean of those it stands for.
+    #[must_use]
+    pub fn within(&self, side: u32) -> Self {
+        let longest = self.height.max(self.width);
+        if longest <= side {
+            return self.clone();
         }
-        Ok(())
+        let scaled = |length: u32| {
+            let scaled = (u64::from(length) * u64::from(side) / u64::from(longest)).max(1);
+            u32::try_from(scaled).expect("shorter than before")
+        };
+        let (height, width) = (scaled(self.height), scaled(self.width));
+        let image =
+            image::RgbImage::from_raw(self.width, self.height, self.pixels.clone()).expect("three bytes a pixel");
+        let pixels = image::imageops::thumbnail(&image, width, height).into_raw();
+        Self { height, width, pixels, label: self.label.clone() }
+    }
+}
+
+impl TryFrom<Rgb> for Frame {
+    type Error = ();
+
+    fn try_from(rgb: Rgb) -> Result<Self, ()> {
+        let (Ok(height), Ok(width)) = (u32::try_from(rgb.height), u32::try_from(rgb.width)) else { return Err(()) };
+        Self::new(height, width, rgb.pixels).ok_or(())
     }
 }

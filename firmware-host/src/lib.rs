@@ -1,12 +1,25 @@
-//! The classifier's screen, 240x240 pixels of 16-bit colour, on any [`DrawTarget`].
-//!
-//! [`screen::draw`] takes what is to be seen as plain data and knows no device: the same call fills [`Frame`] here and
-//! a display over SPI on a board.
-//!
-//! [`DrawTarget`]: embedded_graphics::draw_target::DrawTarget
+//! The classifier on a small display.
 
-mod frame;
+pub mod app;
+#[cfg(feature = "gpio")]
+pub mod buttons;
+pub mod canvas;
+pub mod capture;
+pub mod check;
+pub mod command;
+pub mod config;
+pub mod demo;
+pub mod display;
+pub mod engine;
+pub mod frame;
+pub mod input;
+pub mod latest;
+pub mod lettering;
+pub mod random;
+pub mod run;
 pub mod screen;
-
-pub use frame::Frame;
-pub use screen::{Picture, SIDE, ViewState, draw};
+pub mod service;
+pub mod soak;
+pub mod source;
+pub mod state;
+pub mod work;

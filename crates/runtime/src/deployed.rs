@@ -62,6 +62,16 @@ pub struct Adaptation {
     pub promoted: Option<u64>,
 }
 
+/// Adapted weights that serve nobody yet.
+#[cfg(feature = "flex")]
+#[derive(Debug)]
+pub struct Candidate {
+    /// The weights, the guard's verdict and what was measured.
+    pub adapted: crate::Adapted,
+    /// What they were adapted from.
+    parent: Source,
+}
+
 impl Deployed {
     /// Opens a bundle on the CPU.
     ///
@@ -107,19 +117,49 @@ impl Deployed {
         observer: &mut dyn FnMut(crate::adapt::Progress) -> std::ops::ControlFlow<()>,
     ) -> Result<Adaptation, DeployedError> {
         let _alone = self.alone()?;
+        let candidate = self.candidate(local, recipe, observer)?;
+        let promoted = match candidate.adapted.verdict {
+            crate::Verdict::Promoted => Some(self.put(&candidate)?),
+            crate::Verdict::Refused { .. } => None,
+        };
+        let crate::Adapted { verdict, report, .. } = candidate.adapted;
+        Ok(Adaptation { verdict, report, promoted })
+    }
+
+    /// The first half of [`Deployed::adapt`], for those who decide themselves when a candidate takes over.
+    ///
+    /// # Errors
+    /// When the adaptation fails or is cancelled.
+    #[cfg(feature = "flex")]
+    pub fn candidate(
+        &self,
+        local: &crate::Local<'_>,
+        recipe: &gabion_spec::Adapt,
+        observer: &mut dyn FnMut(crate::adapt::Progress) -> std::ops::ControlFlow<()>,
+    ) -> Result<Candidate, DeployedError> {
         let serving = self.serving();
         let bundle = crate::Bundle::made_of(serving.stored.clone(), &burn::tensor::Device::flex())
             .map_err(|misfit| BundleError::Tensor { path: self.path.clone(), misfit })?;
-        let crate::Adapted { candidate, verdict, report } = crate::adapt::adapt(&bundle, local, recipe, observer)?;
-        let promoted = match verdict {
-            crate::Verdict::Promoted => {
-                let number = promote(&self.path, serving.source, &candidate)?;
-                self.renew()?;
-                Some(number)
-            }
-            crate::Verdict::Refused { .. } => None,
-        };
-        Ok(Adaptation { verdict, report, promoted })
+        let adapted = crate::adapt::adapt(&bundle, local, recipe, observer)?;
+        Ok(Candidate { adapted, parent: serving.source })
+    }
+
+    /// The second half: writes a candidate as the next generation, whose number is returned, and serves it.
+    ///
+    /// # Errors
+    /// When what it was adapted from was rolled back, another thread changes what is served, or the generation cannot be
+    /// written.
+    #[cfg(feature = "flex")]
+    pub fn promote(&self, candidate: &Candidate) -> Result<u64, DeployedError> {
+        let _alone = self.alone()?;
+        self.put(candidate)
+    }
+
+    #[cfg(feature = "flex")]
+    fn put(&self, candidate: &Candidate) -> Result<u64, DeployedError> {
+        let number = promote(&self.path, candidate.parent, &candidate.adapted.candidate)?;
+        self.renew()?;
+        Ok(number)
     }
 
     /// Keeps others from changing what is served.

@@ -8,6 +8,7 @@
 mod candle;
 #[cfg(feature = "burn")]
 mod device;
+mod perturb;
 mod vote;
 
 use crate::frozen::{Network, network};
@@ -17,7 +18,7 @@ use gabion_augment::{Augment, Draw, ViewId, sample};
 use gabion_spec::{Crop, Manifest};
 use std::path::Path;
 use std::time::Instant;
-use vote::{FEWEST, Vote};
+use vote::{Ballot, FEWEST};
 
 #[cfg(feature = "candle")]
 pub use candle::CandleError;
@@ -79,6 +80,15 @@ pub struct Prediction {
     pub margin: f32,
     /// Time from the pixels to the probabilities.
     pub milliseconds: f64,
+}
+
+/// One view's part in a prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Vote {
+    /// Left, top, right and bottom of its crop as shares of the image's sides.
+    pub area: [f32; 4],
+    /// The class that the view alone is taken for, by its place in the manifest.
+    pub class: usize,
 }
 
 impl Prediction {
@@ -243,7 +253,7 @@ impl Session {
             batch: self.batch(),
             draws: Vec::new(),
             pixels: Vec::new(),
-            vote: Vote::default(),
+            ballot: Ballot::default(),
             said: Prediction::default(),
         })
     }
@@ -257,6 +267,33 @@ impl Session {
         let mut stream = self.stream(*options)?;
         stream.classify(image)?;
         Ok(stream.said)
+    }
+
+    /// [`Session::classify`], and what each view says, in the order of the views; the only vote of a single view is about the
+    /// whole image.
+    ///
+    /// # Errors
+    /// Those of [`Session::classify`].
+    #[allow(clippy::cast_precision_loss)]
+    pub fn classify_with_votes(
+        &self,
+        image: &Rgb,
+        options: &Classify,
+    ) -> Result<(Prediction, Vec<Vote>), ClassifyError> {
+        let mut stream = self.stream(*options)?;
+        stream.classify(image)?;
+        let [width, height] = [image.width, image.height].map(|side| side as f32);
+        let size = [image.height, image.width].map(|side| u32::try_from(side).expect("it was classified"));
+        let area = |view: u32| {
+            if options.views == 1 {
+                return [0.0, 0.0, 1.0, 1.0];
+            }
+            let Draw { left, top, width: across, height: down, .. } = self.draw(size, options.seed, view);
+            let right_bottom = [(left + across) as f32 / width, (top + down) as f32 / height];
+            [left as f32 / width, top as f32 / height, right_bottom[0], right_bottom[1]]
+        };
+        let votes = (0..).zip(stream.ballot.firsts()).map(|(view, class)| Vote { area: area(view), class }).collect();
+        Ok((stream.said, votes))
     }
 
     /// Classifies images one after another; the first error ends it.
@@ -344,7 +381,7 @@ pub struct Stream<'a> {
     batch: u32,
     draws: Vec<Draw>,
     pixels: Vec<f32>,
-    vote: Vote,
+    ballot: Ballot,
     said: Prediction,
 }
 
@@ -371,35 +408,35 @@ impl Stream<'_> {
         let (Some((rows, columns)), Some(true)) = (size, bytes.map(|bytes| bytes > 0 && bytes == pixels.len())) else {
             return Err(ClassifyError::Pixels { width, height, bytes: pixels.len() });
         };
-        self.vote.begin(self.session.manifest.classes.len());
+        self.ballot.begin(self.session.manifest.classes.len());
         let Classify { views, confidence, seed } = self.options;
         if views == 1 {
             self.whole(image);
-            self.session.logits(Seen::Pixels, &mut self.pixels, self.vote.room(1))?;
-            self.vote.counted();
+            self.session.logits(Seen::Pixels, &mut self.pixels, self.ballot.room(1))?;
+            self.ballot.counted();
         } else {
             let source = Source::bytes(pixels, [rows, columns]);
             let step = if confidence < 1.0 { self.batch.min(FEWEST) } else { self.batch };
             let looks = views.div_ceil(step);
-            while self.vote.views() < views {
-                let from = self.vote.views();
+            while self.ballot.views() < views {
+                let from = self.ballot.views();
                 let session = self.session;
                 self.draws.clear();
                 let draw = |view| session.draw([rows, columns], seed, view);
                 self.draws.extend((from..views.min(from + step)).map(draw));
-                let room = self.vote.room(self.draws.len() as u32);
+                let room = self.ballot.room(self.draws.len() as u32);
                 session.logits(Seen::Crops(source, &self.draws), &mut self.pixels, room)?;
-                self.vote.counted();
-                if self.vote.settled(views, confidence, looks) {
+                self.ballot.counted();
+                if self.ballot.settled(views, confidence, looks) {
                     break;
                 }
             }
         }
         let said = &mut self.said;
-        said.label = self.vote.first();
-        self.vote.probabilities(&mut said.probabilities);
-        said.views = self.vote.views();
-        said.agreement = self.vote.agreement();
+        said.label = self.ballot.first();
+        self.ballot.probabilities(&mut said.probabilities);
+        said.views = self.ballot.views();
+        said.agreement = self.ballot.agreement();
         let others = said.probabilities.iter().enumerate().filter(|(class, _)| *class != said.label);
         let next = others.map(|(_, &probability)| probability).fold(0.0, f32::max);
         said.margin = said.probabilities[said.label] - next;

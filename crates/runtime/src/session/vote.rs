@@ -7,7 +7,7 @@ pub(super) const FEWEST: u32 = 8;
 
 /// What the views said so far.
 #[derive(Debug, Default)]
-pub(super) struct Vote {
+pub(super) struct Ballot {
     classes: usize,
     views: u32,
     /// `[views, classes]`.
@@ -16,7 +16,7 @@ pub(super) struct Vote {
     sums: Vec<f64>,
 }
 
-impl Vote {
+impl Ballot {
     /// Forgets everything but its memory.
     pub(super) fn begin(&mut self, classes: usize) {
         self.classes = classes;
@@ -26,7 +26,7 @@ impl Vote {
         self.sums.resize(classes, 0.0);
     }
 
-    /// Room for the logits of so many further views, to be written before [`Vote::counted`].
+    /// Room for the logits of so many further views, to be written before [`Ballot::counted`].
     pub(super) fn room(&mut self, views: u32) -> &mut [f32] {
         let from = self.logits.len();
         self.logits.resize(from + views as usize * self.classes, 0.0);
@@ -50,11 +50,16 @@ impl Vote {
         first(&self.sums)
     }
 
+    /// The first class of each view.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = usize> {
+        self.logits.chunks_exact(self.classes).map(first)
+    }
+
     /// Share of the views whose own first class it is.
     #[allow(clippy::cast_precision_loss)]
     pub(super) fn agreement(&self) -> f32 {
         let chosen = self.first();
-        let own = self.logits.chunks_exact(self.classes).filter(|row| first(row) == chosen).count();
+        let own = self.firsts().filter(|&first| first == chosen).count();
         own as f32 / self.views as f32
     }
 
@@ -119,8 +124,8 @@ fn quantile(risk: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn vote(rows: &[[f32; 3]]) -> Vote {
-        let mut vote = Vote::default();
+    fn vote(rows: &[[f32; 3]]) -> Ballot {
+        let mut vote = Ballot::default();
         vote.begin(3);
         for row in rows {
             vote.room(1).copy_from_slice(row);

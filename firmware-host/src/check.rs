@@ -1,0 +1,162 @@
+//! What is missing before the program could run as it is set up. Nothing is drawn, nothing is changed.
+
+use crate::config::Config;
+use crate::display::framebuffer::Geometry;
+use crate::display::{Chip, Outlet};
+use crate::engine::bundled::Bundled;
+use crate::source::{Origin, Pull};
+use gabion_runtime::Choice;
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a source may take to its first frame.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub what: String,
+    /// What was found, or what is missing and what to do.
+    pub found: Result<String, String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.found {
+            Ok(found) => write!(f, "ok       {}: {found}", self.what),
+            Err(missing) => write!(f, "MISSING  {}: {missing}", self.what),
+        }
+    }
+}
+
+/// Looks at all that a configuration names.
+pub fn check(config: &Config) -> Vec<Finding> {
+    let finding = |what: String, found| Finding { what, found };
+    let mut findings = vec![finding("model".into(), model(config))];
+    findings.push(finding(format!("source {}", config.source), source(&config.source, config.seed)));
+    for outlet in &config.targets {
+        findings.push(finding(format!("target {}", name(outlet)), target(outlet, config)));
+    }
+    if let Some(buttons) = &config.buttons {
+        let found = if cfg!(feature = "gpio") { device(&buttons.gpio) } else { Err(without("gpio")) };
+        findings.push(finding("buttons".into(), found));
+    }
+    let watched = sd_notify::watchdog_enabled();
+    let watched = watched.map_or("none listens".into(), |time| format!("listens, every {} s", time.as_secs_f32()));
+    findings.push(finding("service manager".into(), Ok(watched)));
+    findings
+}
+
+fn without(feature: &str) -> String {
+    format!("this program was built without it: build with --features {feature}")
+}
+
+fn name(outlet: &Outlet) -> String {
+    match outlet {
+        Outlet::Png(path)
+        | Outlet::Gif(path)
+        | Outlet::Apng(path)
+        | Outlet::Framebuffer(path)
+        | Outlet::Panel(_, path) => path.display().to_string(),
+        Outlet::Terminal => "terminal".into(),
+        Outlet::Sixel => "sixel".into(),
+        Outlet::Window => "window".into(),
+        Outlet::None => "none".into(),
+    }
+}
+
+fn model(config: &Config) -> Result<String, String> {
+    let Some(bundle) = &config.bundle else { return Ok("none: a small network classifies drawn shapes".into()) };
+    let choice: Choice = config.device.parse().map_err(|error: gabion_runtime::DeviceError| error.to_string())?;
+    let engine = Bundled::open(bundle, choice).map_err(|error| error.to_string())?;
+    let about = crate::engine::Engine::about(&engine);
+    Ok(format!("{}, {} classes, on {}", about.name, about.classes.len(), about.device))
+}
+
+fn source(origin: &Origin, seed: u64) -> Result<String, String> {
+    let mut source = origin.open(seed).map_err(|error| error.to_string())?;
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        match source.pull(Duration::from_millis(250)) {
+            Ok(Pull::Frame(frame) | Pull::Lasting(frame, _)) => {
+                let milliseconds = start.elapsed().as_millis();
+                return Ok(format!("{}x{} after {milliseconds} ms", frame.width, frame.height));
+            }
+            Ok(Pull::Waiting) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(Pull::End) => return Err("it has no frame".into()),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Err(format!("no frame in {} s", PATIENCE.as_secs()))
+}
+
+/// Whether a device file may be written.
+fn device(path: &Path) -> Result<String, String> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(_) => Ok("can be opened".into()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(format!("{}: {error}: add the user to its group (see ls -l)", path.display()))
+        }
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+fn folder(path: &Path) -> Result<String, String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        Ok("its folder is there".into())
+    } else {
+        Err(format!("there is no folder {}", folder.display()))
+    }
+}
+
+fn target(outlet: &Outlet, config: &Config) -> Result<String, String> {
+    match outlet {
+        Outlet::None => Ok("shows nothing".into()),
+        Outlet::Png(path) | Outlet::Gif(path) | Outlet::Apng(path) => folder(path),
+        Outlet::Terminal | Outlet::Sixel if std::io::stdout().is_terminal() => {
+            let (rows, columns) = crate::display::terminal::terminal_size();
+            Ok(format!("{columns}x{rows} characters"))
+        }
+        Outlet::Terminal | Outlet::Sixel => Err("the standard output is no terminal".into()),
+        Outlet::Window if !cfg!(feature = "window") => Err(without("window")),
+        Outlet::Window => match std::env::var_os("DISPLAY").or_else(|| std::env::var_os("WAYLAND_DISPLAY")) {
+            Some(display) => Ok(format!("on {}", display.display())),
+            None => Err("neither DISPLAY nor WAYLAND_DISPLAY is set".into()),
+        },
+        Outlet::Framebuffer(path) => {
+            let Geometry { width, height, bits, .. } = Geometry::of(path).map_err(|error| error.to_string())?;
+            device(path).map(|_| format!("{width}x{height} pixels of {bits} bits"))
+        }
+        Outlet::Panel(..) if !cfg!(feature = "spi") => Err(without("spi")),
+        Outlet::Panel(Chip::Ssd1306, bus) => device(bus),
+        Outlet::Panel(_, bus) => device(bus).and_then(|_| device(&config.wiring.gpio)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let config = Config {
+            bundle: Some("/no/such/bundle".into()),
+            source: "file:/no/such.gif".parse().unwrap(),
+            targets: vec!["png:/no/such/folder/a.png".parse().unwrap(), "fb:/dev/fb77".parse().unwrap(), Outlet::None],
+            ..Config::default()
+        };
+        let findings = check(&config);
+        let missing: Vec<_> =
+            findings.iter().filter(|finding| finding.found.is_err()).map(ToString::to_string).collect();
+        assert_eq!(missing.len(), 4, "{findings:?}");
+        for (line, named) in missing.iter().zip(["/no/such/bundle", "/no/such.gif", "/no/such/folder", "fb77"]) {
+            assert!(line.contains(named), "{line}");
+        }
+        assert!(check(&Config::default()).iter().all(|finding| finding.found.is_ok()));
+    }
+}

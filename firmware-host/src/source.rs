@@ -1,0 +1,167 @@
+//! Where frames come from.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`synth`] | drawn shapes; no file, no camera |
+//! | [`folder`] | pictures in a folder, looked at again and again, so that new ones are seen |
+//! | [`animation`] | a GIF or APNG, or one picture |
+//! | [`faulty`] | drawn shapes with every fault that a source can have |
+//! | [`convert`] | a camera's bytes to RGB |
+//! | `camera` | V4L2, with the feature of that name |
+//!
+//! There is no video file: no decoder of a common video format is written in Rust alone and kept up.
+
+pub mod animation;
+#[cfg(feature = "camera")]
+pub mod camera;
+pub mod convert;
+pub mod faulty;
+pub mod folder;
+pub mod synth;
+
+use crate::frame::Frame;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What a source has.
+#[derive(Debug)]
+pub enum Pull {
+    /// A frame.
+    Frame(Frame),
+    /// A frame that is shown for so long before the next one is asked for.
+    Lasting(Frame, Duration),
+    /// None yet.
+    Waiting,
+    /// None any more.
+    End,
+}
+
+/// Why there is no frame: one line each, with what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// It cannot be opened, or went away: opened again later.
+    #[error("{what}: {why}")]
+    Gone {
+        /// The path.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+    /// A frame that is none; the next may be one.
+    #[error("{what}: {why}")]
+    Broken {
+        /// The path.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl SourceError {
+    fn gone(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self::Gone { what: what.to_string(), why: why.to_string() }
+    }
+
+    fn broken(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self::Broken { what: what.to_string(), why: why.to_string() }
+    }
+}
+
+/// A stream of frames.
+pub trait Source: Send {
+    /// The next frame, waited for no longer than `patience`.
+    ///
+    /// # Errors
+    /// A broken frame, after which the next may be asked for, or the end of the source.
+    fn pull(&mut self, patience: Duration) -> Result<Pull, SourceError>;
+}
+
+/// What is opened, as it is written: `synth`, `faulty`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub enum Origin {
+    /// Drawn shapes.
+    #[default]
+    Synth,
+    /// Drawn shapes, and every fault.
+    Faulty,
+    /// The pictures of a folder.
+    Folder(PathBuf),
+    /// An animation or a picture.
+    File(PathBuf),
+    /// A V4L2 device.
+    Camera(PathBuf),
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "synth" => Ok(Self::Synth),
+            None if text == "faulty" => Ok(Self::Faulty),
+            Some(("folder", path)) if !path.is_empty() => Ok(Self::Folder(path.into())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("camera", path)) if !path.is_empty() => Ok(Self::Camera(path.into())),
+            _ => Err(format!("`{text}` is no source: use synth, folder:PATH, file:PATH or camera:/dev/video0")),
+        }
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Synth => f.write_str("synth"),
+            Self::Faulty => f.write_str("faulty"),
+            Self::Folder(path) | Self::File(path) | Self::Camera(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Origin {
+    /// Opens it; `seed` is for what is drawn.
+    ///
+    /// # Errors
+    /// When there is no such thing, with its path.
+    pub fn open(&self, seed: u64) -> Result<Box<dyn Source>, SourceError> {
+        Ok(match self {
+            Self::Synth => Box::new(synth::Stream::new(seed)),
+            Self::Faulty => Box::new(faulty::Faulty::new(seed)),
+            Self::Folder(path) => Box::new(folder::Folder::open(path)?),
+            Self::File(path) => Box::new(animation::Animation::open(path)?),
+            #[cfg(feature = "camera")]
+            Self::Camera(path) => Box::new(camera::Camera::open(path)?),
+            #[cfg(not(feature = "camera"))]
+            Self::Camera(path) => {
+                let why = "this program was built without cameras: build it with --features camera";
+                return Err(SourceError::gone(path.display(), why));
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_read() {
+        assert_eq!("synth".parse(), Ok(Origin::Synth));
+        assert_eq!("folder:a b".parse(), Ok(Origin::Folder("a b".into())));
+        assert_eq!("camera:/dev/video0".parse(), Ok(Origin::Camera("/dev/video0".into())));
+        for wrong in ["", "folder", "folder:", "synth:1", "x.gif"] {
+            assert!(wrong.parse::<Origin>().unwrap_err().contains("folder:PATH"), "{wrong}");
+        }
+    }
+}
