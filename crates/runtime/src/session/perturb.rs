@@ -21,7 +21,8 @@ impl Session {
         let clean = image.centre(height, width);
         let pixels = height * width;
         let at = |place: usize| place % pixels * 3 + place / pixels;
-        let planes = |bytes: &[u8]| (0..3 * pixels).map(|place| f32::from(bytes[at(place)]) / 255.0).collect::<Vec<_>>();
+        let planes =
+            |bytes: &[u8]| (0..3 * pixels).map(|place| f32::from(bytes[at(place)]) / 255.0).collect::<Vec<_>>();
         let budget = (epsilon.0.clamp(0.0, 1.0) * 255.0 + 1e-3).floor();
         let start = planes(&clean.pixels);
         let (low, high): (Vec<f32>, Vec<f32>) =

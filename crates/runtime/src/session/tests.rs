@@ -55,7 +55,7 @@ pub(crate) fn random(manifest: Manifest) -> Stored {
     Stored { manifest, tensors }
 }
 
-pub(crate) pub(super) fn picture(height: usize, width: usize, seed: usize) -> Rgb {
+pub(crate) fn picture(height: usize, width: usize, seed: usize) -> Rgb {
     let byte = |at: usize| ((at * 2_654_435_761 + seed * 97) >> 7) as u8;
     Rgb { height, width, pixels: (0..3 * height * width).map(byte).collect() }
 }
