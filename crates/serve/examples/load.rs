@@ -57,7 +57,7 @@ fn start(bundle: &str) -> Server {
 }
 
 fn pixels() -> Vec<u8> {
-    (0..3072).map(|at| (at * 7919 >> 3) as u8).collect()
+    (0..3072).map(|at| ((at * 7919) >> 3) as u8).collect()
 }
 
 fn client(address: SocketAddr, views: u64, until: Instant) -> Vec<(u16, f64)> {

@@ -193,6 +193,7 @@ pub fn compare(subjects: &[Subject], places: &Places, settings: Settings, tell: 
             entrant.row.passes.push(Passes { views, ..Passes::default() });
             entrant.times.clear();
             entrant.joules = 0.0;
+            entrant.prepare(views);
         }
         for round in 0..settings.rounds {
             tell(&format!("{views} views, round {} of {}", round + 1, settings.rounds));
@@ -270,6 +271,15 @@ impl Entrant {
             }
         }
         Ok(logits)
+    }
+
+    /// A pass that does not count: the first of its shape allocates, and plans where a program plans.
+    fn prepare(&mut self, views: u32) {
+        let Some(peer) = &mut self.peer else { return };
+        let question = json!({ "ask": "round", "views": views, "seconds": 0.0 }).to_string();
+        if let Err(error) = peer.ask::<Round>(&question, PATIENCE, "{milliseconds}") {
+            self.give_up(error.to_string());
+        }
     }
 
     fn round(&mut self, views: u32, seconds: f64, meter: Option<&Meter>) {
