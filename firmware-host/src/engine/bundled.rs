@@ -113,7 +113,7 @@ impl Engine for Bundled {
         let view = |vote: gabion_runtime::Vote| View {
             area: vote.area,
             class: vote.class,
-            agrees: Some(vote.class == prediction.label),
+            agrees: vote.class == prediction.label,
         };
         let views = votes.into_iter().map(view).collect();
         Ok(Judgement { classes, agreement: prediction.agreement, margin: prediction.margin, views })

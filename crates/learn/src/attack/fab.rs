@@ -4,7 +4,7 @@
 //! Looks for the nearest image beyond the boundary to one class. An image leaves as soon as one within the budget is found;
 //! the published program goes on to its last iteration.
 
-use super::image::{Flight, Found, Image, Target, land};
+use super::image::{Flight, Found, Image, Row, Target, land};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::Norm;
@@ -23,6 +23,8 @@ struct State {
     gradient: Vec<f32>,
     /// How far below the boundary the iterate is, in logits.
     below: f64,
+    /// Whether the last step fooled.
+    crossed: bool,
 }
 
 /// One run for every image: `goals` are differences to the targets. Keeps the nearest image that fools; where `stop` is
@@ -41,47 +43,45 @@ pub(super) fn run(
         .zip(goals)
         .enumerate()
         .map(|(place, (image, &goal))| {
-            let own = State { goal, distance: f32::INFINITY, gradient: Vec::new(), below: 0.0 };
+            let own = State { goal, distance: f32::INFINITY, gradient: Vec::new(), below: 0.0, crossed: false };
             Flight { image: *image, place, x: image.x.to_vec(), found: Found::new(image.x), own }
         })
         .collect();
     for iteration in 1..=iterations {
+        // A gradient comes with logits, which say what became of the step before: only an iterate that has crossed the
+        // boundary goes back a little and needs a gradient where it is then.
         target.gradient(
             &mut flights,
             iteration,
             |own| own.goal,
             |flight, row| {
-                flight.own.gradient.clear();
-                flight.own.gradient.extend_from_slice(row.gradient);
-                flight.own.below = -row.loss;
-            },
-        );
-        flights.iter_mut().for_each(|flight| advance(region.norm, flight));
-        target.forward(
-            &mut flights,
-            iteration,
-            |own| own.goal,
-            |flight, row| {
-                if !row.fooled {
-                    return;
+                keep(flight, &row);
+                flight.own.crossed = iteration > 1 && row.fooled;
+                if flight.own.crossed {
+                    cross(flight, region, stop.then_some(iteration - 1));
                 }
-                let Flight { image, x, found, own, .. } = flight;
-                let distance = region.distance(image.x, x);
-                if distance < own.distance {
-                    (own.distance, found.loss) = (distance, -distance);
-                    found.x.copy_from_slice(x);
-                    if stop && distance <= region.epsilon {
-                        found.fooled_at = Some(iteration);
-                    }
-                }
-                x.iter_mut().zip(image.x).for_each(|(x, image)| *x = image + (*x - image) * BETA);
             },
         );
         land(&mut flights, &mut landed);
-        if 4 * iteration <= 3 * iterations {
+        if 4 * (iteration - 1) <= 3 * iterations {
             flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
         }
+        flights.sort_by_key(|flight| flight.own.crossed);
+        let crossed = flights.partition_point(|flight| !flight.own.crossed);
+        target.gradient(&mut flights[crossed..], iteration, |own| own.goal, |flight, row| keep(flight, &row));
+        flights.iter_mut().for_each(|flight| advance(region.norm, flight));
     }
+    target.forward(
+        &mut flights,
+        iterations + 1,
+        |own| own.goal,
+        |flight, row| {
+            if row.fooled {
+                cross(flight, region, stop.then_some(iterations));
+            }
+        },
+    );
+    land(&mut flights, &mut landed);
     for mut flight in flights {
         if flight.own.distance <= region.epsilon {
             flight.found.fooled_at = Some(iterations);
@@ -89,6 +89,28 @@ pub(super) fn run(
         landed[flight.place] = Some(flight.found);
     }
     landed.into_iter().map(|found| found.expect("every image lands")).collect()
+}
+
+/// Keeps a gradient.
+fn keep(flight: &mut Flight<'_, State>, row: &Row<'_>) {
+    flight.own.gradient.clear();
+    flight.own.gradient.extend_from_slice(row.gradient);
+    flight.own.below = -row.loss;
+}
+
+/// The iterate fools: it is kept when none was nearer, ends the run at the iteration `last` when it is within the region,
+/// and goes back towards the image.
+fn cross(flight: &mut Flight<'_, State>, region: Region, last: Option<u32>) {
+    let Flight { image, x, found, own, .. } = flight;
+    let distance = region.distance(image.x, x);
+    if distance < own.distance {
+        (own.distance, found.loss) = (distance, -distance);
+        found.x.copy_from_slice(x);
+        if distance <= region.epsilon {
+            found.fooled_at = last.or(found.fooled_at);
+        }
+    }
+    x.iter_mut().zip(image.x).for_each(|(x, image)| *x = image + (*x - image) * BETA);
 }
 
 /// Onto the linearised boundary, from the iterate and from the image, and a mix of both a little beyond it.
