@@ -44,7 +44,7 @@ pub struct Bundled {
 
 #[derive(Debug)]
 enum Model {
-    InService(Deployed),
+    InService(Box<Deployed>),
     Elsewhere(Box<Session>),
 }
 
@@ -59,7 +59,7 @@ impl Bundled {
         let mut about = About { name: manifest.name.clone(), device: place, classes: manifest.classes.clone() };
         let model = if session.is_on_cpu() {
             about.device = "cpu".into();
-            Model::InService(Deployed::open(bundle, Trust::Any)?)
+            Model::InService(Box::new(Deployed::open(bundle, Trust::Any)?))
         } else {
             Model::Elsewhere(Box::new(session))
         };
