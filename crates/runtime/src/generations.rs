@@ -11,7 +11,7 @@
 //!
 //! The names are the record: each change is one rename, made to last before it is promised, so there is no second file
 //! that could say otherwise. [`open`] serves the newest generation that is whole and of this base, else the base, and says
-//! what it passed over. [`write`] keeps the last two sound generations. [`rollback`] withdraws by renaming, the newest
+//! what it passed over. [`write()`] keeps the last two sound generations. [`rollback`] withdraws by renaming, the newest
 //! first: a crash in between leaves an earlier state, and the base is what no rollback can lose. Numbers only grow; the
 //! highest one stays, live or withdrawn, until a higher one is there.
 //!
