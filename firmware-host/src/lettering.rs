@@ -194,7 +194,7 @@ pub fn write<C: PixelColor>(
     width
 }
 
-/// [`write`] over several lines, broken between words; what is left goes into the last line, shortened.
+/// [`write()`] over several lines, broken between words; what is left goes into the last line, shortened.
 pub fn write_lines<C: PixelColor>(
     canvas: &mut Canvas<C>,
     text: &str,
