@@ -184,7 +184,7 @@ impl App {
     pub fn round(&mut self, round: Round) {
         if let Stage::Training(done) = &mut self.stage {
             *done = round.done;
-            self.curve.push(round.attacked);
+            self.curve.extend(round.attacked);
         }
     }
 

@@ -107,8 +107,8 @@ pub struct Example {
 pub struct Round {
     /// Share of the work that is done.
     pub done: f32,
-    /// Share of the held-out frames that are classified rightly when perturbed.
-    pub attacked: f32,
+    /// Share of the held-out frames that are classified rightly when perturbed, where that is measured in between.
+    pub attacked: Option<f32>,
 }
 
 /// What the guard found in a candidate's held-out frames.

@@ -5,7 +5,7 @@
 #![cfg_attr(not(feature = "adapt"), allow(dead_code))]
 
 use crate::status::Failure;
-use gabion_runtime::{Rgb, Session, Source, Stored, Trust, generations};
+use gabion_runtime::{Rgb, Session, Stored, Trust, generations};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -116,7 +116,7 @@ struct Generations;
 impl Adapter for Generations {
     fn open(&self, bundle: &Path, memory: Option<u64>) -> Result<Served, Failure> {
         let served = generations::open(bundle, &Trust::Any, Stored::read)?;
-        let generation = number(served.source);
+        let generation = served.source.number();
         Ok(Served { session: limited(Session::of(&served.bundle)?, memory)?, generation })
     }
 
@@ -141,13 +141,6 @@ impl Adapter for Generations {
     }
 }
 
-fn number(source: Source) -> u64 {
-    match source {
-        Source::Base => 0,
-        Source::Generation(number) => number,
-    }
-}
-
 #[cfg(feature = "adapt")]
 mod burned {
     use super::*;
@@ -167,20 +160,13 @@ mod burned {
             .map_err(|error| Failure::new(GABION_ERROR_ADAPT, error.to_string()))?
             .0;
         let served = generations::open(request.bundle, &Trust::Any, |dir| Bundle::open(dir, &device))?;
-        if number(served.source) != request.served.generation {
+        if served.source.number() != request.served.generation {
             let why = "another process adapted or rolled back the bundle: open it again";
             return Err(Failure::new(GABION_ERROR_ADAPT, why));
         }
-        let samples = |samples: &'_ Samples| {
-            // The lifetime of the request's own.
-            gabion_runtime::Samples { images: &samples.images, labels: samples.labels.as_deref() }
-        };
         let local = Local {
-            samples: gabion_runtime::Samples {
-                images: &request.samples.images,
-                labels: request.samples.labels.as_deref(),
-            },
-            guard: request.guard.as_ref().map(samples),
+            samples: borrowed(&request.samples),
+            guard: request.guard.as_ref().map(borrowed),
             source: None,
             memory: request.memory,
         };
@@ -208,6 +194,10 @@ mod burned {
             clean: [before.clean_points(), after.clean_points()],
             robust: [before.robust_points(), after.robust_points()],
         })
+    }
+
+    fn borrowed(samples: &Samples) -> gabion_runtime::Samples<'_> {
+        gabion_runtime::Samples { images: &samples.images, labels: samples.labels.as_deref() }
     }
 
     /// The recipe's keys over the defaults, and the budget over both. Nothing is rehearsed: C gives no features.

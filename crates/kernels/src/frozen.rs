@@ -66,7 +66,7 @@ impl Extent {
 struct Layer {
     from: usize,
     work: Work,
-    /// Where its gradient goes, the first to come overwrites.
+    /// Whether another layer's gradient of `from` was there before this one's, so that it adds to it.
     adds: bool,
 }
 

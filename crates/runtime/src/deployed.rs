@@ -26,6 +26,8 @@ pub struct Serving {
 pub struct Deployed {
     path: PathBuf,
     trust: Trust,
+    /// Of each session, see [`Session::with_memory`].
+    memory: Option<u64>,
     serving: RwLock<Arc<Serving>>,
     /// Held by the one that changes what is served.
     changing: Mutex<()>,
@@ -44,6 +46,9 @@ pub enum DeployedError {
     /// What was written could not be opened again.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// One view takes more memory than is allowed.
+    #[error(transparent)]
+    Memory(#[from] crate::ClassifyError),
     /// The adaptation.
     #[cfg(feature = "flex")]
     #[error(transparent)]
@@ -73,13 +78,13 @@ pub struct Candidate {
 }
 
 impl Deployed {
-    /// Opens a bundle on the CPU.
+    /// Opens a bundle on the CPU, its sessions within `memory` bytes where that is given.
     ///
     /// # Errors
-    /// When neither a generation nor the base can be served: the base's fault is told.
-    pub fn open(bundle: &Path, trust: Trust) -> Result<Self, GenerationError> {
-        let serving = serve(bundle, &trust)?;
-        Ok(Self { path: bundle.into(), trust, serving: RwLock::new(Arc::new(serving)), changing: Mutex::new(()) })
+    /// When neither a generation nor the base can be served: the base's fault is told. When one view takes more memory.
+    pub fn open(bundle: &Path, trust: Trust, memory: Option<u64>) -> Result<Self, DeployedError> {
+        let serving = RwLock::new(Arc::new(serve(bundle, &trust, memory)?));
+        Ok(Self { path: bundle.into(), trust, memory, serving, changing: Mutex::new(()) })
     }
 
     /// The folder.
@@ -173,15 +178,19 @@ impl Deployed {
 
     /// Serves what the folder says.
     fn renew(&self) -> Result<(), DeployedError> {
-        let serving = Arc::new(serve(&self.path, &self.trust)?);
+        let serving = Arc::new(serve(&self.path, &self.trust, self.memory)?);
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
         Ok(())
     }
 }
 
-fn serve(bundle: &Path, trust: &Trust) -> Result<Serving, GenerationError> {
+fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
     let served = generations::open(bundle, trust, Stored::read)?;
     let session = Session::of(&served.bundle)?;
+    let session = match memory {
+        Some(budget) => session.with_memory(budget)?,
+        None => session,
+    };
     Ok(Serving { session, source: served.source, skipped: served.skipped, stored: served.bundle })
 }
 
@@ -213,7 +222,7 @@ mod tests {
         let dir = folder.path().join("bundle");
         let base = stored();
         base.write(&dir, Precision::F32).unwrap();
-        let deployed = Deployed::open(&dir, Trust::Any).unwrap();
+        let deployed = Deployed::open(&dir, Trust::Any, None).unwrap();
         let old = deployed.serving();
         assert_eq!(old.source, Source::Base);
         let mut other = base.clone();
@@ -235,7 +244,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("bundle");
         stored().write(&dir, Precision::F32).unwrap();
-        let deployed = Deployed::open(&dir, Trust::Any).unwrap();
+        let deployed = Deployed::open(&dir, Trust::Any, None).unwrap();
         let alone = deployed.alone().unwrap();
         assert!(matches!(deployed.rollback(None), Err(DeployedError::Busy)));
         drop(alone);

@@ -55,6 +55,16 @@ pub enum Source {
     Generation(u64),
 }
 
+impl Source {
+    /// 0 for the base.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Base => 0,
+            Self::Generation(number) => number,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

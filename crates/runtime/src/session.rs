@@ -193,17 +193,11 @@ impl Session {
     /// # Errors
     /// When one view at a time needs more.
     pub fn with_memory(self, budget: u64) -> Result<Self, ClassifyError> {
-        self.fits(budget)?;
-        Ok(Self { memory: Some(budget), ..self })
-    }
-
-    /// Whether one view at a time stays within a budget.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn fits(&self, budget: u64) -> Result<(), ClassifyError> {
         let needs = self.bytes(1);
-        if needs > budget { Err(ClassifyError::Memory { needs, budget }) } else { Ok(()) }
+        if needs > budget {
+            return Err(ClassifyError::Memory { needs, budget });
+        }
+        Ok(Self { memory: Some(budget), ..self })
     }
 
     /// What the bundle is.

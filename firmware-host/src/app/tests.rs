@@ -31,7 +31,7 @@ fn labelled_frames_start_an_adaptation_once() {
         }
     }
     assert_eq!(started, 5);
-    app.round(Round { done: 0.5, attacked: 0.25 });
+    app.round(Round { done: 0.5, attacked: Some(0.25) });
     assert_eq!(app.view().badge, Badge::Adapting);
     let guard = Guard { clean: [0.9, 0.2], attacked: [0.1, 0.1] };
     assert!(matches!(app.adapted(Ok(Guarded { guard, passes: false })), Some(Action::Drop)));

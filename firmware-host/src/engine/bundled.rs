@@ -7,8 +7,8 @@ use crate::state::{Guard, View};
 use gabion_runtime::adapt::Progress;
 use gabion_runtime::deployed::Candidate;
 use gabion_runtime::{
-    AdaptError, Choice, Classify, Deployed, DeployedError, GenerationError, Local, Rgb, Samples, Session, SessionError,
-    Source, Trust, Verdict,
+    AdaptError, Choice, Classify, Deployed, DeployedError, Local, Rgb, Samples, Session, SessionError, Source, Trust,
+    Verdict,
 };
 use gabion_spec::{Adapt, Budget, Pixels};
 use std::ops::ControlFlow;
@@ -31,7 +31,7 @@ pub enum OpenError {
     Session(#[from] SessionError),
     /// Something is wrong with the bundle or its generations.
     #[error(transparent)]
-    Generation(#[from] GenerationError),
+    Deployed(#[from] DeployedError),
 }
 
 /// A bundle of the runtime.
@@ -59,7 +59,7 @@ impl Bundled {
         let mut about = About { name: manifest.name.clone(), device: place, classes: manifest.classes.clone() };
         let model = if session.is_on_cpu() {
             about.device = "cpu".into();
-            Model::InService(Box::new(Deployed::open(bundle, Trust::Any)?))
+            Model::InService(Box::new(Deployed::open(bundle, Trust::Any, None)?))
         } else {
             Model::Elsewhere(Box::new(session))
         };
@@ -150,8 +150,8 @@ impl Engine for Bundled {
         let budget = Budget::Seconds { seconds: SECONDS };
         let recipe = Adapt { epsilon, budget, rehearsal: 0.0, ..Adapt::default() };
         let made = deployed.candidate(&local, &recipe, &mut |told| match told {
-            // The curve is of what the loss leaves, until the guard has measured.
-            Progress::Step { loss, share, .. } => watch(Round { done: share as f32, attacked: (-loss).exp() }),
+            // The guard measures before and after; a loss is no accuracy to draw.
+            Progress::Step { share, .. } => watch(Round { done: share as f32, attacked: None }),
             Progress::Guard { .. } => ControlFlow::Continue(()),
         });
         let candidate = made.map_err(failed(what))?;

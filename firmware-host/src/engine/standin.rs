@@ -280,7 +280,7 @@ impl Engine for StandIn {
             }
             let [_, attacked] = accuracy(&net, &held, reach);
             let done = f32::from(round) / f32::from(ROUNDS);
-            if watch(Round { done, attacked }).is_break() {
+            if watch(Round { done, attacked: Some(attacked) }).is_break() {
                 return Err(EngineError::Stopped);
             }
         }
@@ -344,7 +344,7 @@ mod tests {
         let mut rounds = Vec::new();
         let guarded = engine
             .adapt(&examples(&engine, 120), EPSILON, &mut |round| {
-                rounds.push(round.attacked);
+                rounds.extend(round.attacked);
                 ControlFlow::Continue(())
             })
             .unwrap();

@@ -40,8 +40,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         return Err(crate::output::usage(format!("{} is not a folder: name a bundle", bundle.display())));
     }
     let rolled = rollback(&bundle, arguments.to.map(|Target(source)| source))?;
-    let number = |source| if let Source::Generation(number) = source { number } else { 0 };
-    output.result(&json!({ "to": number(rolled.to), "withdrawn": rolled.withdrawn }), || {
+    output.result(&json!({ "to": rolled.to.number(), "withdrawn": rolled.withdrawn }), || {
         let withdrawn: Vec<String> = rolled.withdrawn.iter().map(u64::to_string).collect();
         match &withdrawn[..] {
             [] => format!("serves {}; nothing was withdrawn", rolled.to),

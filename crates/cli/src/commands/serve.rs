@@ -1,7 +1,7 @@
 use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
-use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Session, Source, Trust, adapt};
+use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Session, Trust, adapt};
 use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr};
 use gabion_spec::{Adapt, Budget};
 use serde_json::json;
@@ -69,40 +69,34 @@ enum Log {
 
 /// On the CPU a bundle in service, which adapts; on another device a session of the base.
 fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<(String, Served), Failure> {
-    let (session, device) = Session::open_on(path, choice)?;
-    if !session.is_on_cpu() {
-        if trust != Trust::Any {
-            return Err(usage("a signature is checked of bundles on the CPU: give --device cpu"));
+    let mut device = "the CPU, as asked".to_string();
+    if choice != Choice::Cpu {
+        let (session, place) = Session::open_on(path, choice)?;
+        device = place;
+        if !session.is_on_cpu() {
+            if trust != Trust::Any {
+                return Err(usage("a signature is checked of bundles on the CPU: give --device cpu"));
+            }
+            let name = session.manifest().name.clone();
+            let served =
+                Served { name, device: device.clone(), model: Arc::new(session), generation: 0, adapter: None };
+            return Ok((device, served));
         }
-        let name = session.manifest().name.clone();
-        let served = Served { name, device: device.clone(), model: Arc::new(session), generation: 0, adapter: None };
-        return Ok((device, served));
     }
-    drop(session);
-    let deployed = Arc::new(Deployed::open(path, trust)?);
+    let deployed = Arc::new(Deployed::open(path, trust, arguments.memory)?);
     let serving = deployed.serving();
     for skipped in &serving.skipped {
         tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
-    }
-    if let Some(budget) = arguments.memory {
-        serving.session.fits(budget)?;
     }
     let adapter = Arc::new(InService { deployed, memory: arguments.memory });
     let served = Served {
         name: serving.session.manifest().name.clone(),
         device: device.clone(),
-        generation: number(serving.source),
+        generation: serving.source.number(),
         model: Arc::new(Live(serving)),
         adapter: Some(adapter),
     };
     Ok((device, served))
-}
-
-fn number(source: Source) -> u64 {
-    match source {
-        Source::Base => 0,
-        Source::Generation(number) => number,
-    }
 }
 
 /// What a bundle in service serves at one time.

@@ -431,19 +431,9 @@ fn spread<const PATCH: usize>(weights: &[[f32; PATCH]; PATCH], pieces: &mut [&mu
 #[cfg(test)]
 mod tests {
     use super::super::forward::Walk;
+    use super::super::tests::noise;
     use super::*;
     use proptest::prelude::*;
-
-    fn noise(length: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..length).map(|_| next()).collect()
-    }
 
     /// The largest error relative to the largest value.
     fn error(found: &[f32], exact: &[f32]) -> f32 {

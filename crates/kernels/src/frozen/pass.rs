@@ -34,14 +34,14 @@ impl Frozen {
         let (length_in, length_out) = (self.values[from.0].len(), self.values[to.0].len());
         if images < rayon::current_num_threads() {
             for (x, out) in x.chunks_exact(length_in).zip(out.chunks_exact_mut(length_out)) {
-                self.there(x, from, to, Some(out), &mut [], true);
+                self.there(x, from, to, out, &mut [], true);
             }
             return;
         }
         let group = group(images);
         x.par_chunks(group * length_in)
             .zip(out.par_chunks_mut(group * length_out))
-            .for_each(|(x, out)| self.there(x, from, to, Some(out), &mut [], false));
+            .for_each(|(x, out)| self.there(x, from, to, out, &mut [], false));
     }
 
     /// The activation `to` of every image, and the gradient of `sum(to * weights)` with respect to the pixels; `weights`
@@ -70,7 +70,7 @@ impl Frozen {
         x.par_chunks(group * length_in)
             .zip(out.par_chunks_mut(group * length_out))
             .zip(masks.par_chunks_mut(group * words))
-            .for_each(|((x, out), masks)| self.there(x, Value(0), to, Some(out), masks, false));
+            .for_each(|((x, out), masks)| self.there(x, Value(0), to, out, masks, false));
         let weights = weights(out);
         assert_eq!(weights.len(), out.len(), "weights (left), values of {to:?} (right)");
         dx.par_chunks_mut(group * length_in)
@@ -91,7 +91,7 @@ impl Frozen {
     }
 
     /// A few images through the layers on this thread, or, when `wide`, one on all of them.
-    fn there(&self, x: &[f32], from: Value, to: Value, out: Option<&mut [f32]>, masks: &mut [u16], wide: bool) {
+    fn there(&self, x: &[f32], from: Value, to: Value, out: &mut [f32], masks: &mut [u16], wide: bool) {
         let images = x.len() / self.values[from.0].len();
         let mut places = memory(&self.forward, images);
         let start = self.values[from.0];
@@ -125,9 +125,7 @@ impl Frozen {
             }
             places[target.forward] = made;
         }
-        if let Some(out) = out {
-            out.copy_from_slice(&places[self.values[to.0].forward].as_slice()[..out.len()]);
-        }
+        out.copy_from_slice(&places[self.values[to.0].forward].as_slice()[..out.len()]);
     }
 
     fn conv(&self, conv: &Conv, x: &[f32], y: &mut [f32], residual: Option<&[f32]>, masks: &mut [u16], to: Extent) {
