@@ -7,7 +7,7 @@ mod weight_grad;
 mod weights;
 mod winograd;
 
-pub(crate) use forward::{Walk, Write};
+pub(crate) use forward::{Region, Walk, Write};
 pub(crate) use winograd::{Tile, Winograd};
 
 use crate::Level;

@@ -10,11 +10,13 @@ mod build;
 mod epilogue;
 mod kernel;
 mod pass;
+mod trace;
 
 use crate::Level;
 use kernel::Kernel;
 
 pub use build::{Builder, Filter};
+pub use trace::{Trace, Window};
 
 /// An activation of a [`Frozen`] network, named by its [`Builder`]. Channels-last, `[height, width, channels]` an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +84,7 @@ enum Work {
 
 #[derive(Debug)]
 struct Conv {
+    filter: Filter,
     forward: Kernel,
     backward: Kernel,
     bias: Vec<f32>,

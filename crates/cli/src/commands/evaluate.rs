@@ -78,8 +78,12 @@ enum ProtocolArgument {
     Paper2Step,
     /// PGD-50, 5 random restarts.
     Strong,
+    /// PGD-50 to each of nine other classes.
+    Targeted,
     /// AutoAttack, standard version.
     Autoattack,
+    /// AutoAttack, the version for classifiers that draw at random: gradients averaged over 20 draws.
+    AutoattackRand,
     /// The classifier over many crops, attacked crop by crop and as an image.
     Views,
     /// 15 common corruptions at 5 severities, and patches.
@@ -96,7 +100,9 @@ impl From<ProtocolArgument> for Protocol {
             ProtocolArgument::Paper => Self::Paper,
             ProtocolArgument::Paper2Step => Self::Paper2Step,
             ProtocolArgument::Strong => Self::Strong,
+            ProtocolArgument::Targeted => Self::Targeted,
             ProtocolArgument::Autoattack => Self::Autoattack,
+            ProtocolArgument::AutoattackRand => Self::AutoattackRand,
             ProtocolArgument::Views => Self::Views,
             ProtocolArgument::Corruptions => Self::Corruptions,
             ProtocolArgument::Trust => Self::Trust,
@@ -108,7 +114,7 @@ impl From<ProtocolArgument> for Protocol {
 impl ProtocolArgument {
     /// Minutes or hours rather than seconds: kept in a folder, whether one was named or not.
     fn is_long(self) -> bool {
-        !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong)
+        !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong | Self::Targeted)
     }
 }
 

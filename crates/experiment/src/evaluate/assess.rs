@@ -65,6 +65,10 @@ pub fn assess(
     let victim = subject.victim();
     let mut course = Course::new(&battery, victim, observer)?;
     let mut warnings = subject.warnings.clone();
+    if recipe.protocol == Protocol::AutoattackRand && !subject.victim().random() {
+        warnings
+            .push("autoattack rand: this classifier draws nothing at random; autoattack is the version for it".into());
+    }
     let over_views = match (recipe.protocol, &subject.parts) {
         (Protocol::Views, _) | (Protocol::All, Some(_)) => {
             Some(views::measure(&battery, subject, beyond.views, (recipe.norm, &scene.epsilons), observer)?)

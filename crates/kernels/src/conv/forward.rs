@@ -33,6 +33,13 @@ pub(crate) enum Write {
     Add,
 }
 
+/// Some pixels of one image: those in these rows and columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+}
+
 impl Walk {
     /// See [`super::conv2d`].
     pub(crate) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
@@ -206,6 +213,12 @@ impl Walk {
         assert!(self.parts.len() == 1 && from.len() == self.from, "rows are those of one image's forward pass");
         self.level.run(Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
     }
+
+    /// Some pixels of one image of a forward pass, on this thread; `to` holds the image.
+    pub(crate) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
+        assert!(self.parts.len() == 1 && from.len() == self.from, "a region is one of one image's forward pass");
+        self.level.run(Pixels { walk: self, from, to, region });
+    }
 }
 
 /// The largest number of pixels, at most `most`, that divides a row.
@@ -251,6 +264,44 @@ struct Group<'a> {
     /// Rows of the one image, when it is not all of them.
     rows: Option<Range<usize>>,
     write: Write,
+}
+
+/// Packs the planes of one image, then runs its forward pass over some of its pixels.
+struct Pixels<'a> {
+    walk: &'a Walk,
+    from: &'a [f32],
+    to: &'a mut [f32],
+    region: &'a Region,
+}
+
+impl Kernel for Pixels<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let (Walk { plane, matrix, parts, .. }, Region { rows, columns }) = (self.walk, self.region);
+        let part = &parts[0];
+        assert!(columns.end <= part.columns, "columns {columns:?} of {}", part.columns);
+        let mut planes = Scratch::of(plane.len() + SLACK);
+        plane.pack::<V>(self.from, &mut planes.as_mut_slice()[..plane.len()]);
+        let shifted = |row: &Row| Row {
+            from: row.from + columns.start * plane.block(),
+            to: row.to + columns.start * part.column_step,
+        };
+        let rows: Vec<Row> = part.rows[rows.clone()].iter().map(shifted).collect();
+        let sweep = Sweep {
+            matrix: *matrix,
+            planes: planes.as_slice(),
+            block_pitch: plane.block_pitch(),
+            taps: &part.taps,
+            weights: part.weights.as_slice(),
+            rows: &rows,
+            origin: 0,
+            columns: columns.len(),
+            column_step: part.column_step,
+            add: false,
+            output: self.to,
+        };
+        sweep.run::<V>();
+    }
 }
 
 impl Kernel for Group<'_> {

@@ -8,7 +8,7 @@
 //! network, and not used to train one.
 
 use super::Conv2d;
-use super::forward::Write;
+use super::forward::{Region, Write};
 use super::plane::SLACK;
 use super::tile::{Row, Sweep};
 use super::weights::Matrix;
@@ -159,12 +159,31 @@ impl Winograd {
         self.strips(from, to, rows.start / side..rows.end.div_ceil(side), Write::Over);
     }
 
+    /// Some pixels of one image, on this thread; `region` is made of whole tiles and `to` holds the image.
+    pub(crate) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
+        assert!(*region == self.covering(region), "{region:?} is not made of whole tiles");
+        let side = self.side();
+        let [strips, columns] =
+            [&region.rows, &region.columns].map(|range| range.start / side..range.end.div_ceil(side));
+        self.level.run(Strips { walk: self, from, to, first: 0, strips, columns, write: Write::Over });
+    }
+
+    /// The whole tiles that pixels lie in.
+    pub(crate) fn covering(&self, region: &Region) -> Region {
+        let side = self.side();
+        let whole = |range: &Range<usize>, length: usize| {
+            range.start / side * side..range.end.next_multiple_of(side).min(length)
+        };
+        Region { rows: whole(&region.rows, self.height), columns: whole(&region.columns, self.width) }
+    }
+
     /// Rows of tiles, counted over images; `to` begins where they do.
     fn strips(&self, from: &[f32], to: &mut [f32], strips: Range<usize>, write: Write) {
         let first = strips.start;
         for start in strips.clone().step_by(self.together()) {
             let strips = start..(start + self.together()).min(strips.end);
-            self.level.run(Strips { walk: self, from, to: &mut *to, first, strips, write });
+            let columns = 0..self.across();
+            self.level.run(Strips { walk: self, from, to: &mut *to, first, strips, columns, write });
         }
     }
 
@@ -198,6 +217,8 @@ struct Strips<'a> {
     /// The row of tiles that `to` begins with.
     first: usize,
     strips: Range<usize>,
+    /// Tiles of each row.
+    columns: Range<usize>,
     write: Write,
 }
 
@@ -214,8 +235,8 @@ impl Kernel for Strips<'_> {
 impl Strips<'_> {
     #[inline(always)]
     fn tiled<V: Vector, const SIDE: usize, const PATCH: usize>(self) {
-        let Self { walk, from, to, first, strips, write } = self;
-        let (points, tiles) = (PATCH * PATCH, strips.len() * walk.across());
+        let Self { walk, from, to, first, strips, columns, write } = self;
+        let (points, tiles) = (PATCH * PATCH, strips.len() * columns.len());
         let (depth, lanes) = (walk.depth(), walk.matrix.padded_lanes());
         // Transformed inputs, `[point][block][tile][16]`, and products, `[point][tile][lane]`.
         let (pitch_in, pitch_out) = (depth * tiles, lanes * tiles);
@@ -223,8 +244,8 @@ impl Strips<'_> {
         let mut inputs = Scratch::of(points * pitch_in + SLACK);
         let mut products = Scratch::of(points * pitch_out);
         for (number, strip) in strips.clone().enumerate() {
-            let tile = number * walk.across();
-            walk.enter::<V, SIDE, PATCH>(from, strip, tile, tiles, inputs.as_mut_slice());
+            let tile = number * columns.len();
+            walk.enter::<V, SIDE, PATCH>(from, strip, columns.clone(), tile, tiles, inputs.as_mut_slice());
         }
         let row = [Row { from: 0, to: 0 }];
         for point in 0..points {
@@ -244,8 +265,8 @@ impl Strips<'_> {
             sweep.run::<V>();
         }
         for (number, strip) in strips.enumerate() {
-            let tile = number * walk.across();
-            walk.leave::<V, SIDE, PATCH>(products.as_slice(), tile, tiles, strip, first, to, write);
+            let tile = number * columns.len();
+            walk.leave::<V, SIDE, PATCH>(products.as_slice(), tile, tiles, strip, columns.clone(), first, to, write);
         }
     }
 }
@@ -257,6 +278,7 @@ impl Winograd {
         &self,
         from: &[f32],
         strip: usize,
+        columns: Range<usize>,
         tile: usize,
         tiles: usize,
         to: &mut [f32],
@@ -265,9 +287,9 @@ impl Winograd {
         let (image, top) = (strip / self.down(), strip % self.down() * SIDE);
         let from = &from[image * height * width * channels..][..height * width * channels];
         let pitch = self.depth() * tiles;
-        assert!(to.len() >= PATCH * PATCH * pitch && tile + self.across() <= tiles);
-        for at in 0..self.across() {
-            let left = at * SIDE;
+        assert!(to.len() >= PATCH * PATCH * pitch && tile + columns.len() <= tiles);
+        for (at, column) in columns.enumerate() {
+            let left = column * SIDE;
             let mut lane = 0;
             while lane < channels {
                 let count = channels - lane;
@@ -311,6 +333,7 @@ impl Winograd {
         tile: usize,
         tiles: usize,
         strip: usize,
+        tile_columns: Range<usize>,
         first: usize,
         to: &mut [f32],
         write: Write,
@@ -322,10 +345,10 @@ impl Winograd {
         let rows = SIDE.min(height - top);
         let padded = self.matrix.padded_lanes();
         let pitch = padded * tiles;
-        assert!(from.len() >= PATCH * PATCH * pitch && tile + self.across() <= tiles);
-        assert!(to.len() >= (start + rows) * width * channels);
-        for at in 0..self.across() {
-            let left = at * SIDE;
+        assert!(from.len() >= PATCH * PATCH * pitch && tile + tile_columns.len() <= tiles);
+        assert!(tile_columns.end <= self.across() && to.len() >= (start + rows) * width * channels);
+        for (at, column) in tile_columns.enumerate() {
+            let left = column * SIDE;
             let columns = SIDE.min(width - left);
             let mut lane = 0;
             while lane < channels {

@@ -86,6 +86,7 @@ impl Builder {
         let level = self.frozen.level;
         let relu = relu.then(|| self.masks(to.height * to.width * words(channels_out, level.lanes())));
         let work = Conv {
+            filter,
             forward: Kernel::forward(level, &conv, weights),
             backward: Kernel::input_grad(level, &conv, weights),
             bias: bias.to_vec(),

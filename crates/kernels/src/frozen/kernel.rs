@@ -1,6 +1,6 @@
 //! A convolution's weights, prepared in the way that suits its shape.
 
-use crate::conv::{Tile, Walk, Winograd, Write};
+use crate::conv::{Region, Tile, Walk, Winograd, Write};
 use crate::{Conv2d, Level};
 use std::ops::Range;
 
@@ -39,6 +39,22 @@ impl Kernel {
         match self {
             Self::Direct(walk) => walk.rows(from, to, rows),
             Self::Winograd(winograd) => winograd.rows(from, to, rows),
+        }
+    }
+
+    /// The pixels that are computed together with some.
+    pub(super) fn covering(&self, region: &Region) -> Region {
+        match self {
+            Self::Direct(_) => region.clone(),
+            Self::Winograd(winograd) => winograd.covering(region),
+        }
+    }
+
+    /// Some pixels of one image that [`Kernel::covering`] gave, on this thread; `to` holds the image.
+    pub(super) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
+        match self {
+            Self::Direct(walk) => walk.region(from, to, region),
+            Self::Winograd(winograd) => winograd.region(from, to, region),
         }
     }
 

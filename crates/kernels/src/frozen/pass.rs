@@ -45,7 +45,7 @@ impl Frozen {
     }
 
     /// The activation `to` of every image, and the gradient of `sum(to * weights)` with respect to the pixels; `weights`
-    /// gives values of `to`'s shape when told `to`.
+    /// gives values of `to`'s shape when told `to`. An image whose weights are all 0 has a gradient of 0, at no cost.
     ///
     /// # Shapes
     /// - `x`, `dx`: `[images, channels, height, width]`, `out`: `[images, height, width, channels]` of `to`
@@ -76,7 +76,26 @@ impl Frozen {
         dx.par_chunks_mut(group * length_in)
             .zip(weights.par_chunks(group * length_out))
             .zip(masks.par_chunks(group * words))
-            .for_each(|((dx, weights), masks)| self.back(weights, to, masks, dx));
+            .for_each(|((dx, weights), masks)| self.back_where_wanted(weights, to, masks, dx));
+    }
+
+    /// The way back of those of a few images that have weights.
+    fn back_where_wanted(&self, weights: &[f32], to: Value, masks: &[u16], dx: &mut [f32]) {
+        let (length_in, length_out, words) = (self.input_len(), self.values[to.0].len(), self.masks.max(1));
+        let wants = |image: usize| weights[image * length_out..][..length_out].iter().any(|weight| *weight != 0.0);
+        let images = weights.len() / length_out;
+        let mut from = 0;
+        while from < images {
+            let wanted = wants(from);
+            let end = (from + 1..images).find(|&image| wants(image) != wanted).unwrap_or(images);
+            let dx = &mut dx[from * length_in..end * length_in];
+            if wanted {
+                self.back(&weights[from * length_out..end * length_out], to, &masks[from * words..end * words], dx);
+            } else {
+                dx.fill(0.0);
+            }
+            from = end;
+        }
     }
 
     fn images(&self, x: &[f32], from: Value, to: Value, out: usize) -> usize {
@@ -91,7 +110,7 @@ impl Frozen {
     }
 
     /// A few images through the layers on this thread, or, when `wide`, one on all of them.
-    fn there(&self, x: &[f32], from: Value, to: Value, out: &mut [f32], masks: &mut [u16], wide: bool) {
+    pub(super) fn there(&self, x: &[f32], from: Value, to: Value, out: &mut [f32], masks: &mut [u16], wide: bool) {
         let images = x.len() / self.values[from.0].len();
         let mut places = memory(&self.forward, images);
         let start = self.values[from.0];

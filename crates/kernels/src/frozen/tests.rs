@@ -204,6 +204,73 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn a_window_changes_what_a_whole_pass_would(
+        height in 24usize..52, width in 8usize..34, net in 4usize..20, images in 1usize..6, stem in 0usize..2,
+        pools: bool, corners in prop::collection::vec((0.0f64..1.0, 0.0f64..1.0, 0.0f64..0.6, any::<bool>()), 1..6),
+    ) {
+        let stem = [NINE, Filter { kernel: 4, stride: 2, padding: 1 }][stem];
+        let example = Example { size: [3, height, width], width: net, stem, pools, flat: false, seed: 3 };
+        for level in Level::available() {
+            let (net, _) = example.build(level);
+            let length = net.input_len();
+            let mut traces: Vec<Trace> = (0..images).map(|_| net.trace()).collect();
+            let answer = |traces: &mut Vec<Trace>, x: &[f32], window: &Window, undo: bool| {
+                let mut logits = vec![f32::NAN; images * 5];
+                let mut traces: Vec<&mut Trace> = traces.iter_mut().collect();
+                if undo {
+                    traces.iter_mut().for_each(|trace| trace.undo());
+                }
+                net.changed(&mut traces, x, &vec![window.clone(); images], &mut logits);
+                logits
+            };
+            let mut x = noise(images * length, 1);
+            let whole = Window { rows: 0..height, columns: 0..width };
+            answer(&mut traces, &x, &whole, false);
+            let mut undo = false;
+            for (number, &(top, left, side, keep)) in corners.iter().enumerate() {
+                let range = |from: f64, length: usize| {
+                    let start = (from * length as f64) as usize;
+                    start..(start + 1 + (side * length as f64) as usize).min(length)
+                };
+                let window = Window { rows: range(top, height), columns: range(left, width) };
+                let (before, fresh) = (x.clone(), noise(x.len(), 2 + number as u64));
+                for at in 0..x.len() {
+                    let (row, column) = (at / width % height, at % width);
+                    if window.rows.contains(&row) && window.columns.contains(&column) {
+                        x[at] = fresh[at];
+                    }
+                }
+                let found = answer(&mut traces, &x, &window, undo);
+                let mut exact = vec![f32::NAN; images * 5];
+                net.forward(&x, net.last(), &mut exact);
+                for (found, exact) in found.iter().zip(&exact) {
+                    prop_assert!((found - exact).abs() < 2e-5, "{level:?}: logit {found}, of a whole pass {exact}");
+                }
+                undo = !keep;
+                if undo {
+                    x = before;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_are_activations_of_many_rows() {
+    let kept = |side: usize, pools: bool| {
+        let (net, _) = Example { size: [3, side, side], pools, ..example() }.build(Level::detected());
+        net.trace_bytes() / (2 * size_of::<f32>())
+    };
+    // The image and the stem; of a large one the blocks of half its rows too.
+    assert_eq!(kept(32, false), (3 + 16) * 32 * 32);
+    assert_eq!(kept(48, false), (3 + 16) * 48 * 48 + 5 * 32 * 24 * 24);
+    assert_eq!(kept(48, true), (3 + 16) * 48 * 48);
+    assert!(!example().build(Level::detected()).0.traces());
+}
+
 fn example() -> Example {
     Example { size: [3, 8, 8], width: 16, stem: NINE, pools: false, flat: false, seed: 5 }
 }

@@ -4,10 +4,11 @@
 //! first window of the step-size rule compares the first loss with that of the start, as the paper says, where the program
 //! compares it with 0.
 
-use super::image::{Flight, Found, Image, Row, Target, land, stream};
+use super::image::{Flight, Found, Image, Row, Target, Wanted, land, stream};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::Norm;
+use rayon::prelude::*;
 
 /// How long a run is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,15 +65,21 @@ pub(super) fn run(
 ) -> Vec<Found> {
     let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
     let mut flights = begin(region, images, goals, run);
-    target.gradient(&mut flights, 0, |own| own.goal, |flight, row| see(flight, &row, 0));
+    target.gradient(Wanted::Standing, &mut flights, 0, |own| own.goal, |flight, row| see(flight, &row, 0));
     flights.iter_mut().for_each(|flight| flight.own.checked.best = flight.found.loss);
     land(&mut flights, &mut landed);
     let checkpoints = checkpoints(run.iterations);
     let mut last = 0;
     for iteration in 1..=run.iterations {
-        flights.iter_mut().for_each(|flight| advance(region, flight, iteration == 1));
+        flights.par_iter_mut().for_each(|flight| advance(region, flight, iteration == 1));
         if iteration < run.iterations {
-            target.gradient(&mut flights, iteration, |own| own.goal, |flight, row| see(flight, &row, iteration));
+            target.gradient(
+                Wanted::Standing,
+                &mut flights,
+                iteration,
+                |own| own.goal,
+                |flight, row| see(flight, &row, iteration),
+            );
         } else {
             // Nothing moves after it: its gradient would be wasted.
             target.forward(&mut flights, iteration, |own| own.goal, |flight, row| see(flight, &row, iteration));

@@ -4,10 +4,11 @@
 //! Looks for the nearest image beyond the boundary to one class. An image leaves as soon as one within the budget is found;
 //! the published program goes on to its last iteration.
 
-use super::image::{Flight, Found, Image, Row, Target, land};
+use super::image::{Flight, Found, Image, Row, Target, Wanted, land};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::Norm;
+use rayon::prelude::*;
 
 /// Most of the way back towards the image in a step.
 const ALPHA_MAX: f32 = 0.1;
@@ -48,9 +49,10 @@ pub(super) fn run(
         })
         .collect();
     for iteration in 1..=iterations {
-        // A gradient comes with logits, which say what became of the step before: only an iterate that has crossed the
-        // boundary goes back a little and needs a gradient where it is then.
+        // The way there says what became of the step before: an iterate that has crossed the boundary goes back a little
+        // and needs a gradient where it is then, and none here.
         target.gradient(
+            Wanted::Standing,
             &mut flights,
             iteration,
             |own| own.goal,
@@ -68,8 +70,9 @@ pub(super) fn run(
         }
         flights.sort_by_key(|flight| flight.own.crossed);
         let crossed = flights.partition_point(|flight| !flight.own.crossed);
-        target.gradient(&mut flights[crossed..], iteration, |own| own.goal, |flight, row| keep(flight, &row));
-        flights.iter_mut().for_each(|flight| advance(region.norm, flight));
+        let again = &mut flights[crossed..];
+        target.gradient(Wanted::All, again, iteration, |own| own.goal, |flight, row| keep(flight, &row));
+        flights.par_iter_mut().for_each(|flight| advance(region.norm, flight));
     }
     target.forward(
         &mut flights,

@@ -3,6 +3,7 @@
 use super::objective::{Goal, first_of_greatest, loss, narrow};
 use super::victim::{Classifier, Pass};
 use crate::init::Stream;
+use rayon::prelude::*;
 
 /// An image to be attacked.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +113,20 @@ pub(super) struct Row<'a> {
     pub(super) gradient: &'a [f32],
 }
 
+/// Which rows a gradient is wanted of; the others' are 0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    All,
+    /// Those that do not fool the classifier.
+    Standing,
+}
+
+impl Wanted {
+    fn of(self, fooled: bool) -> bool {
+        self == Self::All || !fooled
+    }
+}
+
 /// What is attacked and how its random draws are numbered.
 pub(super) struct Target<'a> {
     pub(super) victim: &'a dyn Classifier,
@@ -126,13 +141,21 @@ impl Target<'_> {
         !self.victim.random() && wrong(logits, label)
     }
 
-    /// Forward and back through the network from the iterates, averaged over draws; then `each` row by row.
-    pub(super) fn gradient<T>(
+    /// Whether one iterate fools the classifier, by a forward pass of its own.
+    pub(super) fn fools<T>(&self, flight: &mut Flight<'_, T>) -> bool {
+        flight.found.passes.forwards += 1;
+        let logits = self.victim.logits(&flight.x, Pass { images: &[flight.image.name], draw: 0 });
+        self.fooled(&logits, flight.image.label)
+    }
+
+    /// Forward and back through the network from the iterates, averaged over draws; then `each` row by row, on all threads.
+    pub(super) fn gradient<T: Send + Sync>(
         &self,
+        wanted: Wanted,
         flights: &mut [Flight<'_, T>],
         step: u32,
         goal: impl Fn(&T) -> Goal,
-        mut each: impl FnMut(&mut Flight<'_, T>, Row<'_>),
+        each: impl Fn(&mut Flight<'_, T>, Row<'_>) + Sync,
     ) {
         let Some(first) = flights.first() else { return };
         let (length, classes) = (first.x.len(), self.victim.classes());
@@ -149,8 +172,10 @@ impl Target<'_> {
                     // No loss of what is not finite: its derivative stays 0.
                     if logits.iter().all(|logit| logit.is_finite()) {
                         losses[row] = loss(goal(&flight.own), logits, flight.image.label, &mut wide);
-                        // Draws are averaged: none of them may be scaled by itself.
-                        flight.found.passes.saturated += u32::from(narrow(&wide, out, self.eot == 1));
+                        if wanted.of(self.fooled(logits, flight.image.label)) {
+                            // Draws are averaged: none of them may be scaled by itself.
+                            flight.found.passes.saturated += u32::from(narrow(&wide, out, self.eot == 1));
+                        }
                     } else {
                         losses[row] = f64::INFINITY;
                     }
@@ -167,43 +192,59 @@ impl Target<'_> {
             }
         }
         let (logits, mut gradients, losses) = sum.expect("there is at least one draw");
-        for (row, flight) in flights.iter_mut().enumerate() {
-            let logits = &logits[row * classes..][..classes];
-            let gradient = &mut gradients[row * length..][..length];
+        let (random, eot) = (self.victim.random(), self.eot);
+        let rows = (logits.par_chunks(classes), gradients.par_chunks_mut(length), losses);
+        flights.par_iter_mut().zip(rows.0).zip(rows.1).zip(rows.2).for_each(|(((flight, logits), gradient), loss)| {
             let finite = logits.iter().all(|logit| logit.is_finite());
+            let fooled = !random && wrong(logits, flight.image.label);
             let usable = gradient.iter().all(|value| value.is_finite());
             if !usable {
                 gradient.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
             }
             let passes = &mut flight.found.passes;
-            passes.gradients += self.eot;
             passes.not_finite += u32::from(!finite || !usable);
-            passes.zero_gradients += u32::from(gradient.iter().all(|value| *value == 0.0));
-            let fooled = self.fooled(logits, flight.image.label);
-            let loss = losses[row] / f64::from(self.eot);
-            each(flight, Row { loss, fooled, gradient });
-        }
+            if wanted.of(fooled) {
+                passes.gradients += eot;
+                passes.zero_gradients += u32::from(gradient.iter().all(|value| *value == 0.0));
+            } else {
+                passes.forwards += eot;
+            }
+            each(flight, Row { loss: loss / f64::from(eot), fooled, gradient });
+        });
     }
 
     /// Forward through the network from the iterates, averaged over draws; then `each` row by row.
-    pub(super) fn forward<T>(
+    pub(super) fn forward<T: Send + Sync>(
         &self,
         flights: &mut [Flight<'_, T>],
         step: u32,
         goal: impl Fn(&T) -> Goal,
-        mut each: impl FnMut(&mut Flight<'_, T>, Row<'_>),
+        each: impl Fn(&mut Flight<'_, T>, Row<'_>) + Sync,
+    ) {
+        let answer = |flights: &mut [Flight<'_, T>], pass: Pass<'_>| self.victim.logits(&iterates(flights).1, pass);
+        self.forward_by(answer, flights, step, goal, each);
+    }
+
+    /// The same with logits that `answer` gives.
+    pub(super) fn forward_by<'a, T: Send + Sync>(
+        &self,
+        mut answer: impl FnMut(&mut [Flight<'a, T>], Pass<'_>) -> Vec<f32>,
+        flights: &mut [Flight<'a, T>],
+        step: u32,
+        goal: impl Fn(&T) -> Goal,
+        each: impl Fn(&mut Flight<'a, T>, Row<'_>) + Sync,
     ) {
         if flights.is_empty() {
             return;
         }
         let classes = self.victim.classes();
-        let (names, x) = iterates(flights);
+        let names: Vec<u64> = flights.iter().map(|flight| flight.image.name).collect();
         let mut sum = vec![0.0; flights.len() * classes];
         let mut losses = vec![0.0f64; flights.len()];
         let mut unused = vec![0.0; classes];
         for draw in 0..self.eot {
             let pass = Pass { images: &names, draw: u64::from(step) * u64::from(self.eot) + u64::from(draw) };
-            let logits = self.victim.logits(&x, pass);
+            let logits = answer(flights, pass);
             for ((row, loss_sum), flight) in logits.chunks_exact(classes).zip(&mut losses).zip(&*flights) {
                 let finite = row.iter().all(|logit| logit.is_finite());
                 *loss_sum += if finite {
@@ -214,14 +255,13 @@ impl Target<'_> {
             }
             sum.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
         }
-        for (row, flight) in flights.iter_mut().enumerate() {
-            let logits = &sum[row * classes..][..classes];
-            let finite = logits.iter().all(|logit| logit.is_finite());
-            flight.found.passes.forwards += self.eot;
-            flight.found.passes.not_finite += u32::from(!finite);
-            let fooled = self.fooled(logits, flight.image.label);
-            each(flight, Row { loss: losses[row], fooled, gradient: &[] });
-        }
+        let (random, eot) = (self.victim.random(), self.eot);
+        flights.par_iter_mut().zip(sum.par_chunks(classes)).zip(losses).for_each(|((flight, logits), loss)| {
+            flight.found.passes.forwards += eot;
+            flight.found.passes.not_finite += u32::from(!logits.iter().all(|logit| logit.is_finite()));
+            let fooled = !random && wrong(logits, flight.image.label);
+            each(flight, Row { loss, fooled, gradient: &[] });
+        });
     }
 }
 
@@ -240,7 +280,8 @@ pub(super) fn gathered<'a>(rows: impl Iterator<Item = (u64, &'a [f32])>) -> (Vec
     (names, values)
 }
 
-fn iterates<T>(flights: &[Flight<'_, T>]) -> (Vec<u64>, Vec<f32>) {
+/// Names and values of the iterates.
+pub(super) fn iterates<T>(flights: &[Flight<'_, T>]) -> (Vec<u64>, Vec<f32>) {
     gathered(flights.iter().map(|flight| (flight.image.name, &*flight.x)))
 }
 

@@ -4,11 +4,14 @@
 //! The published program draws the place of a window once for the whole batch; here every image draws its own, so that a
 //! result does not depend on the batch.
 
-use super::image::{Flight, Found, Image, Row, Target, land, stream};
+use super::image::{Flight, Found, Image, Row, Target, iterates, land, stream};
 use super::objective::Goal;
 use super::region::Region;
+use super::victim::Pass;
 use crate::init::Stream;
+use gabion_kernels::{Frozen, Trace, Window};
 use gabion_spec::{Norm, Objective};
+use rayon::prelude::*;
 
 /// Share of the pixels in the first windows.
 const P_INIT: f64 = 0.8;
@@ -33,10 +36,21 @@ pub(super) fn side(norm: Norm, query: u32, [height, width]: [usize; 2]) -> usize
     }
 }
 
+/// Memory for the activations that a search keeps.
+const TRACES_BYTES: usize = 512 << 20;
+
 struct State {
     stream: Stream,
     /// The image of the greatest loss, which a query changes.
     best: Vec<f32>,
+    /// Where the last query differs from it.
+    window: Window,
+    /// Whether it is the best.
+    kept: bool,
+    /// Whether its logits say another class.
+    fooled: bool,
+    /// The activations of the last query, where the network keeps them.
+    trace: Option<Trace>,
 }
 
 /// Searches each image until it is fooled or the queries are spent.
@@ -48,52 +62,101 @@ pub(super) fn run(
     queries: u32,
     seed: u64,
 ) -> Vec<Found> {
-    let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
-    let mut flights: Vec<_> = images
-        .iter()
-        .enumerate()
-        .map(|(place, image)| {
-            let mut stream = stream(seed, "square", image.name);
-            let mut x = match region.norm {
-                Norm::Linf => stripes(image.x, size, region.epsilon, &mut stream),
-                Norm::L2 => tiles(image.x, size, region, &mut stream),
+    // A query of the other norm changes every pixel.
+    let keeps = target.victim.network().filter(|net| net.traces() && region.norm == Norm::Linf && target.eot == 1);
+    let together = keeps.map_or(images.len(), |net| TRACES_BYTES / net.trace_bytes()).max(1);
+    let search = Search { target, keeps, region, size, queries, seed };
+    images.chunks(together).flat_map(|images| search.run(images)).collect()
+}
+
+struct Search<'a> {
+    target: &'a Target<'a>,
+    /// The network whose activations are kept.
+    keeps: Option<&'a Frozen>,
+    region: Region,
+    size: [usize; 2],
+    queries: u32,
+    seed: u64,
+}
+
+impl Search<'_> {
+    fn run(&self, images: &[Image<'_>]) -> Vec<Found> {
+        let &Self { target, keeps, region, size, queries, seed } = self;
+        let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
+        let mut flights: Vec<_> = images
+            .iter()
+            .enumerate()
+            .map(|(place, image)| {
+                let mut stream = stream(seed, "square", image.name);
+                let mut x = match region.norm {
+                    Norm::Linf => stripes(image.x, size, region.epsilon, &mut stream),
+                    Norm::L2 => tiles(image.x, size, region, &mut stream),
+                };
+                region.project(image.x, &mut x);
+                let (found, best) = (Found::new(&x), x.clone());
+                let window = Window { rows: 0..size[0], columns: 0..size[1] };
+                let own = State { stream, best, window, kept: true, fooled: false, trace: keeps.map(Frozen::trace) };
+                Flight { image: *image, place, x, found, own }
+            })
+            .collect();
+        for query in 1..=queries {
+            if query > 1 {
+                let side = side(region.norm, query - 1, size);
+                flights.par_iter_mut().for_each(|Flight { image, x, own, .. }| {
+                    x.copy_from_slice(&own.best);
+                    match region.norm {
+                        Norm::Linf => own.window = square(image.x, x, size, side, region.epsilon, &mut own.stream),
+                        Norm::L2 => windows(image.x, x, size, side, region, &mut own.stream),
+                    }
+                    region.project(image.x, x);
+                });
+            }
+            let answer = |flights: &mut [Flight<'_, State>], pass: Pass<'_>| match keeps {
+                Some(net) => changed(net, flights),
+                None => target.victim.logits(&iterates(flights).1, pass),
             };
-            region.project(image.x, &mut x);
-            let (found, best) = (Found::new(&x), x.clone());
-            Flight { image: *image, place, x, found, own: State { stream, best } }
-        })
-        .collect();
-    for query in 1..=queries {
-        if query > 1 {
-            let side = side(region.norm, query - 1, size);
-            for Flight { image, x, own, .. } in &mut flights {
-                x.copy_from_slice(&own.best);
-                match region.norm {
-                    Norm::Linf => square(image.x, x, size, side, region.epsilon, &mut own.stream),
-                    Norm::L2 => windows(image.x, x, size, side, region, &mut own.stream),
+            let see = |Flight { x, found, own, .. }: &mut Flight<'_, State>, row: Row<'_>| {
+                // The first query is what others change, whatever its loss.
+                own.kept = found.improve(x, row.loss as f32) || query == 1;
+                if own.kept {
+                    own.best.copy_from_slice(x);
                 }
-                region.project(image.x, x);
+                own.fooled = row.fooled;
+            };
+            target.forward_by(answer, &mut flights, query, |_| Goal::Untargeted(Objective::Margin), see);
+            for flight in flights.iter_mut().filter(|flight| flight.own.fooled) {
+                // Kept activations are those of a whole pass up to rounding, but a whole pass has the verdict.
+                if keeps.is_none() || target.fools(flight) {
+                    flight.found.fool(&flight.x, query);
+                }
+            }
+            land(&mut flights, &mut landed);
+            if 4 * query <= 3 * queries {
+                flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
             }
         }
-        let see = |flight: &mut Flight<'_, State>, row: Row<'_>| {
-            let Flight { x, found, own, .. } = flight;
-            if found.improve(x, row.loss as f32) {
-                own.best.copy_from_slice(x);
-            }
-            if row.fooled {
-                found.fool(x, query);
-            }
-        };
-        target.forward(&mut flights, query, |_| Goal::Untargeted(Objective::Margin), see);
-        land(&mut flights, &mut landed);
-        if 4 * query <= 3 * queries {
-            flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
+        for flight in flights {
+            landed[flight.place] = Some(flight.found);
         }
+        landed.into_iter().map(|found| found.expect("every image lands")).collect()
     }
-    for flight in flights {
-        landed[flight.place] = Some(flight.found);
+}
+
+/// Logits of the iterates by way of their traces.
+fn changed(net: &Frozen, flights: &mut [Flight<'_, State>]) -> Vec<f32> {
+    let (_, x) = iterates(flights);
+    let windows: Vec<Window> = flights.iter().map(|flight| flight.own.window.clone()).collect();
+    let mut traces: Vec<&mut Trace> = Vec::with_capacity(flights.len());
+    for Flight { own, .. } in flights {
+        let trace = own.trace.as_mut().expect("every image has a trace, or none");
+        if !own.kept {
+            trace.undo();
+        }
+        traces.push(trace);
     }
-    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+    let mut logits = vec![0.0; traces.len() * net.len_of(net.last())];
+    net.changed(&mut traces, &x, &windows, &mut logits);
+    logits
 }
 
 /// Columns of plus or minus epsilon, one sign a channel and column.
@@ -109,7 +172,14 @@ fn stripes(image: &[f32], [height, width]: [usize; 2], epsilon: f32, stream: &mu
 }
 
 /// A window of one colour change, plus or minus twice the budget before projection.
-fn square(image: &[f32], x: &mut [f32], [height, width]: [usize; 2], side: usize, epsilon: f32, stream: &mut Stream) {
+fn square(
+    image: &[f32],
+    x: &mut [f32],
+    [height, width]: [usize; 2],
+    side: usize,
+    epsilon: f32,
+    stream: &mut Stream,
+) -> Window {
     let (top, left) = (stream.below(height - side + 1), stream.below(width - side + 1));
     for (plane, image) in x.chunks_exact_mut(height * width).zip(image.chunks_exact(height * width)) {
         let change = stream.sign() * 2.0 * epsilon;
@@ -119,6 +189,7 @@ fn square(image: &[f32], x: &mut [f32], [height, width]: [usize; 2], side: usize
             }
         }
     }
+    Window { rows: top..top + side, columns: left..left + side }
 }
 
 /// Values `[side, side]` of length 1: two bumps of opposite sign, side by side or one above the other.
@@ -224,7 +295,69 @@ fn windows(
 
 #[cfg(test)]
 mod tests {
+    use super::super::victim::{Classifier, Gradient};
+    use super::super::{Campaign, run as attack};
     use super::*;
+    use gabion_kernels::{Builder, Filter};
+    use gabion_spec::Attack;
+
+    /// The same without its network.
+    struct Hidden<'a>(&'a Frozen);
+
+    impl Classifier for Hidden<'_> {
+        fn classes(&self) -> usize {
+            self.0.classes()
+        }
+
+        fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
+            self.0.logits(x, pass)
+        }
+
+        fn gradient(&self, _: &[f32], _: Pass<'_>, _: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
+            unreachable!("a search asks for no gradient")
+        }
+    }
+
+    fn values(length: usize, scale: f32, name: &str) -> Vec<f32> {
+        let mut stream = Stream::new(4, name);
+        (0..length).map(|_| stream.normal() as f32 * scale).collect()
+    }
+
+    #[test]
+    fn kept_activations_find_what_whole_passes_find() {
+        const SIDE: usize = 24;
+        let (mut net, x) = Builder::new([3, SIDE, SIDE], &[1.0; 3], &[-0.5; 3]);
+        let filter = Filter { kernel: 3, stride: 1, padding: 1 };
+        let stem = net.conv(x, filter, &values(8 * 27, 0.3, "stem"), &[0.1; 8], None, true);
+        let mid = net.conv(stem, filter, &values(8 * 72, 0.15, "mid"), &[0.1; 8], None, true);
+        let block = net.conv(mid, filter, &values(8 * 72, 0.15, "block"), &[0.1; 8], Some(stem), true);
+        net.linear(block, &values(5 * 8 * SIDE * SIDE, 0.05, "linear"), &[0.0; 5], false);
+        let net = net.build();
+        assert!(net.traces());
+        let pixels: Vec<Vec<f32>> = (0..12u64)
+            .map(|at| {
+                let mut stream = Stream::new(at, "pixels");
+                (0..3 * SIDE * SIDE).map(|_| stream.uniform() as f32).collect()
+            })
+            .collect();
+        let label = |x: &[f32]| super::super::first_of_greatest(&net.logits(x, Pass { images: &[0], draw: 0 }));
+        let images: Vec<Image<'_>> =
+            pixels.iter().zip(0..).map(|(x, name)| Image { name, label: label(x), x }).collect();
+        let (region, size, seed) = (Region::linf(0.06), [SIDE, SIDE], 7);
+        let hidden = Hidden(&net);
+        let campaign = Campaign { victim: &net, region, size, seed };
+        let square = Attack::Square { queries: 400 };
+        let kept = attack(&square, campaign, &images);
+        let whole = attack(&square, Campaign { victim: &hidden, ..campaign }, &images);
+        let fallen = kept.iter().filter(|found| found.fooled()).count();
+        assert!((2..11).contains(&fallen), "{fallen} of 12 fell: a budget that tells nothing");
+        let differ = kept.iter().zip(&whole).filter(|(kept, whole)| kept.fooled() != whole.fooled()).count();
+        assert!(differ <= 1, "{differ} of 12 verdicts differ");
+        for (image, found) in images.iter().zip(&kept) {
+            assert_eq!(label(&found.x) != image.label, found.fooled(), "a whole pass says otherwise");
+            assert_eq!(attack(&square, campaign, &[*image]), [found.clone()], "alone it came out otherwise");
+        }
+    }
 
     #[test]
     fn windows_shrink_as_published() {

@@ -6,6 +6,7 @@
 
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
+use gabion_kernels::Frozen;
 
 /// The rows of one pass, for a classifier that draws something at random.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,12 @@ pub trait Classifier {
         false
     }
 
+    /// The network whose last activations are the logits, where this is one and nothing else: a search that changes a
+    /// few pixels at a time may keep its activations.
+    fn network(&self) -> Option<&Frozen> {
+        None
+    }
+
     /// Logits `[rows, classes]`.
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32>;
 
@@ -56,6 +63,10 @@ impl<T: Classifier + ?Sized> Classifier for &T {
 
     fn random(&self) -> bool {
         T::random(self)
+    }
+
+    fn network(&self) -> Option<&Frozen> {
+        T::network(self)
     }
 
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
@@ -118,9 +129,13 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 /// A network on the CPU, in which nothing of Burn takes part; its last activations are the logits.
-impl Classifier for gabion_kernels::Frozen {
+impl Classifier for Frozen {
     fn classes(&self) -> usize {
         self.len_of(self.last())
+    }
+
+    fn network(&self) -> Option<&Frozen> {
+        Some(self)
     }
 
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
@@ -132,7 +147,7 @@ impl Classifier for gabion_kernels::Frozen {
     fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
         let mut logits = vec![0.0; pass.images.len() * self.classes()];
         let mut dx = vec![0.0; x.len()];
-        gabion_kernels::Frozen::gradient(self, x, self.last(), weights, &mut logits, &mut dx);
+        Frozen::gradient(self, x, self.last(), weights, &mut logits, &mut dx);
         Gradient { logits, x: dx }
     }
 }

@@ -34,10 +34,11 @@ mod official {
                 let goals = vec![Goal::Untargeted(objective); chosen.len()];
                 let target = Target { victim: &victim, eot: 1 };
                 let mut flights = begin(region, &chosen, &goals, run);
-                target.gradient(&mut flights, 0, |own| own.goal, |flight, row| see(flight, &row, 0));
+                target.gradient(Wanted::All, &mut flights, 0, |own| own.goal, |flight, row| see(flight, &row, 0));
                 for iteration in 1..=5 {
                     flights.iter_mut().for_each(|flight| advance(region, flight, iteration == 1));
                     target.gradient(
+                        Wanted::All,
                         &mut flights,
                         iteration,
                         |own| own.goal,
