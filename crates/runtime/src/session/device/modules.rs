@@ -5,11 +5,12 @@ use super::Trouble;
 use crate::Offered;
 use crate::pipeline::{Pipeline, PipelineError, Wanted, Work};
 use burn::Tensor;
-use burn::tensor::{Device, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, FloatDType, TensorData};
 use gabion_augment::Draw;
 use gabion_augment::cpu::Source;
 use gabion_learn::{Head, Mode, Model};
-use gabion_spec::Input;
+use gabion_spec::{Input, Precision};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// An encoder and its head.
@@ -21,11 +22,14 @@ pub(super) struct Modules {
     device: Device,
     wanted: Option<(Wanted, Offered)>,
     pipeline: OnceLock<(Pipeline, String)>,
+    /// Of weights and activations; views are made, and logits told, in f32.
+    precision: Precision,
 }
 
 impl Modules {
     pub(super) fn new(modules: (Model, Head), input: Input, device: Device) -> Self {
-        Self { modules: Mutex::new(Some(Arc::new(modules))), input, device, wanted: None, pipeline: OnceLock::new() }
+        let (modules, precision) = (Mutex::new(Some(Arc::new(modules))), Precision::F32);
+        Self { modules, input, device, wanted: None, pipeline: OnceLock::new(), precision }
     }
 
     /// Crops of an image on the device, by what a trial on the first ones finds faster.
@@ -61,6 +65,7 @@ impl super::Device for Modules {
         let Some((model, head)) = modules.as_deref() else {
             return Err(Trouble::Lost("another image lost it".into()));
         };
+        let views = views.cast(float(self.precision));
         let logits = head.forward(model.feature(views, Mode::Eval), Mode::Eval);
         Ok(logits.into_data_as::<f32>().try_into_vec::<f32>().expect("f32 was asked for"))
     }
@@ -72,6 +77,23 @@ impl super::Device for Modules {
         }
     }
 
+    fn compute_in(&mut self, precision: Precision) {
+        let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let to = float(precision);
+        if precision == self.precision || !self.device.supports_dtype(to) {
+            return;
+        }
+        *modules = modules.take().map(|modules| {
+            let (model, head) = Arc::unwrap_or_clone(modules);
+            Arc::new((model.map(&mut Cast(to)), head.map(&mut Cast(to))))
+        });
+        self.precision = precision;
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn make_views(&mut self, wanted: Wanted, offered: &Offered) {
         self.wanted = Some((wanted, offered.clone()));
         self.pipeline = OnceLock::new();
@@ -79,5 +101,22 @@ impl super::Device for Modules {
 
     fn pipeline(&self) -> Option<&str> {
         self.pipeline.get().map(|(_, why)| why.as_str())
+    }
+}
+
+fn float(precision: Precision) -> FloatDType {
+    match precision {
+        Precision::F16 => FloatDType::F16,
+        Precision::F32 => FloatDType::F32,
+    }
+}
+
+/// Every parameter and every statistic in another type.
+struct Cast(FloatDType);
+
+impl ModuleMapper for Cast {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, value, mapper) = param.consume();
+        Param::from_mapped_value(id, value.cast(self.0), mapper)
     }
 }

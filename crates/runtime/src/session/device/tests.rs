@@ -14,6 +14,8 @@ enum Breaks {
     SaysLostAt(usize),
     /// It panics for want of memory where there are more views than these at once.
     MemoryAbove(usize),
+    /// In half precision a logit overflows.
+    Overflows,
 }
 
 /// What was asked of a device.
@@ -31,10 +33,19 @@ struct Breaking {
     network: Network,
     size: [u32; 2],
     breaks: Breaks,
+    precision: Precision,
     log: Arc<Log>,
 }
 
 impl Device for Breaking {
+    fn compute_in(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn logits(&self, seen: Seen<'_>, pixels: &[f32]) -> Result<Vec<f32>, Trouble> {
         let net = &self.network.net;
         let mut pixels = pixels.to_vec();
@@ -48,6 +59,9 @@ impl Device for Breaking {
         };
         let mut logits = vec![0.0; views * net.len_of(net.last())];
         net.forward(&pixels, net.last(), &mut logits);
+        if matches!(self.breaks, Breaks::Overflows) && self.precision == Precision::F16 {
+            logits[views - 1] = f32::INFINITY;
+        }
         Ok(logits)
     }
 
@@ -60,7 +74,8 @@ fn session(breaks: Breaks) -> (Session, Arc<Log>) {
     let (stored, log) = (stored(), Arc::<Log>::default());
     let input = stored.manifest.input;
     let size = [input.height, input.width];
-    let device = Breaking { network: network(&stored, input), size, breaks, log: log.clone() };
+    let device =
+        Breaking { network: network(&stored, input), size, breaks, precision: Precision::F32, log: log.clone() };
     (Session::behind(Box::new(device), stored), log)
 }
 
@@ -165,4 +180,55 @@ fn what_makes_no_sense_is_an_error_and_no_loss() {
         Err(ClassifyError::Views { .. })
     ));
     assert_eq!(session.fallen(), None);
+}
+
+#[test]
+fn half_precision_that_does_not_fit_costs_no_answer() {
+    let image = picture(16, 16, 2);
+    let (mut session, _) = session(Breaks::Overflows);
+    assert_eq!(session.precision(), Precision::F32);
+    assert_eq!(session.classify(&image, &VOTE).unwrap().probabilities, on_the_cpu(&image, &VOTE));
+    assert_eq!(session.fallen(), None);
+    session = session.with_precision(Precision::F16);
+    assert_eq!(session.precision(), Precision::F16);
+    assert_eq!(session.classify(&image, &VOTE).unwrap().probabilities, on_the_cpu(&image, &VOTE));
+    assert!(session.fallen().is_some_and(|why| why.contains("half precision")));
+    assert_eq!(session.precision(), Precision::F32);
+    // A weight that 16 bits cannot hold.
+    let mut stored = stored();
+    stored.tensors.get_mut("head.bias").unwrap().values[0] = 1e5;
+    let (input, log) = (stored.manifest.input, Arc::default());
+    let (network, size) = (network(&stored, input), [input.height, input.width]);
+    let device = Breaking { network, size, breaks: Breaks::Overflows, precision: Precision::F32, log };
+    let session = Session::behind(Box::new(device), stored).with_precision(Precision::F16);
+    assert_eq!(session.precision(), Precision::F32);
+    // Kernels of our own compute in f32.
+    let cpu = Session::of(&super::super::tests::stored()).unwrap().with_precision(Precision::F16);
+    assert_eq!(cpu.precision(), Precision::F32);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn half_precision_says_nearly_the_same() {
+    let required = std::env::var_os("GABION_REQUIRE_GPU").is_some_and(|value| value == "1");
+    let (device, offered) = match crate::choose(Choice::Wgpu) {
+        Ok(chosen) => chosen,
+        Err(crate::DeviceError::Absent { .. }) if !required => return println!("skipped: no wgpu adapter"),
+        Err(error) => panic!("{error}"),
+    };
+    let on_device = || Session::new(Bundle::made_of(stored(), &device).unwrap()).unwrap();
+    let (full, half) = (on_device(), on_device().with_precision(Precision::F16));
+    let has = offered.limits.is_some_and(|limits| limits.f16);
+    println!("{}: f16 {has}, computes in {:?}", offered.name, half.precision());
+    assert_eq!(full.precision(), Precision::F32);
+    assert!(has || half.precision() == Precision::F32);
+    let mut most = 0f32;
+    // One view: another number would compile the kernels once more.
+    for seed in 0..6 {
+        let image = picture(20, 20, seed);
+        let [a, b] = [&full, &half].map(|on| on.classify(&image, &Classify::default()).unwrap().probabilities);
+        most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(most, f32::max);
+    }
+    println!("largest difference of a probability: {most}");
+    assert!(most < 0.02 && half.fallen().is_none() && full.fallen().is_none(), "{:?}", half.fallen());
 }
