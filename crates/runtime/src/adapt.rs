@@ -34,7 +34,7 @@ use gabion_learn::adapt::{Input, Minibatch, Modes, Optimizer, Rehearsal, Replay,
 use gabion_learn::attack::Ball;
 use gabion_learn::finetune::Classifier;
 use gabion_spec::{Adapt, Augment, LocalObjective, Scope, Statistics};
-use guard::Guard;
+use guard::{By, Guard};
 use memory::{Plan, plan};
 use minibatches::Deck;
 use pace::Pace;
@@ -149,7 +149,15 @@ pub fn adapt(
     let (deck, guard_set) = minibatches::split(&shape, local, recipe)?;
     let deck = deck.augmented(augment(bundle, recipe));
     let plan = plan(&bundle.manifest, recipe, deck.batch(), local.memory)?;
-    let guard = Guard { shape, tolerance: recipe.guard, seed: recipe.seed, rows: plan.guard_rows, device: &device };
+    let by = if plan.prepares && crate::devices::is_cpu(&device) { By::Prepared } else { By::Modules };
+    let guard = Guard {
+        manifest: &bundle.manifest,
+        tolerance: recipe.guard,
+        seed: recipe.seed,
+        rows: plan.guard_rows,
+        device: &device,
+        by,
+    };
 
     let tell = |after: bool| move |done, total| Progress::Guard { after, done, total };
     let (figures_before, seconds_before) =

@@ -346,3 +346,24 @@ fn little_memory_gives_the_same_result() {
         assert!(far < 1e-3, "{name}: {far}");
     }
 }
+
+#[test]
+fn the_prepared_network_and_the_modules_measure_the_same() {
+    let adapted = trained();
+    let bundle = adapted.candidate;
+    let classifier = Classifier { model: bundle.model.clone(), head: bundle.head.clone().unwrap() };
+    let Data { images, labels } = Data::of(60, 5);
+    let held = guard::Held { images: images.iter().collect(), labels };
+    let device = Device::flex();
+    for epsilon in [2.0, 8.0, 24.0] {
+        let tolerance = Tolerance { epsilon: Pixels::of_255(epsilon), steps: 10, ..Tolerance::default() };
+        let by = |by| {
+            let guard = Guard { manifest: &bundle.manifest, tolerance, seed: 3, rows: 25, device: &device, by };
+            guard.measure(&classifier, &held, &mut |_, _| Continue(())).unwrap().0
+        };
+        let [prepared, modules] = [By::Prepared, By::Modules].map(by);
+        println!("{epsilon}/255: {prepared:?}, {modules:?}");
+        assert_eq!(prepared.clean, modules.clean);
+        assert!(prepared.robust.abs_diff(modules.robust) <= 1, "{epsilon}/255: {prepared:?}, {modules:?}");
+    }
+}
