@@ -2,6 +2,7 @@
 
 use super::AdaptError;
 use super::minibatches::planes;
+use crate::devices::is_cpu;
 use crate::frozen::network;
 use crate::{Bundle, Rgb};
 use burn::Tensor;
@@ -142,6 +143,13 @@ pub enum By {
     Prepared,
     /// Burn's modules and its autodiff, on any device.
     Modules,
+}
+
+impl By {
+    /// The fastest there is on a device.
+    pub fn fastest(device: &Device) -> Self {
+        if is_cpu(device) { Self::Prepared } else { Self::Modules }
+    }
 }
 
 /// The attack of a guard: from a random start, in steps of a quarter of the budget.
