@@ -208,7 +208,9 @@ impl Deployed {
 }
 
 fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
-    let served = generations::open(bundle, trust, Stored::read)?;
+    // Without Burn nothing is made of them but answers.
+    let read = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let served = generations::open(bundle, trust, read)?;
     let session = Session::of(&served.bundle)?;
     let session = match memory {
         Some(budget) => session.with_memory(budget)?,

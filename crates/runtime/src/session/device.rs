@@ -97,6 +97,9 @@ impl Session {
     /// # Errors
     /// When the bundle cannot be read or has no head, or there is no such device.
     pub fn open_on(bundle: &Path, choice: Choice) -> Result<(Self, String), SessionError> {
+        if choice == Choice::Cpu {
+            return Ok((Self::open(bundle)?, "the CPU, as asked".into()));
+        }
         let stored = Stored::read(bundle)?;
         let cpu = Self::of(&stored)?;
         let (elsewhere, place) = cpu.elsewhere(&stored, choice)?;
