@@ -63,6 +63,7 @@ fn steps(steps: u64, scope: Scope) -> Adapt {
         step: Pixels::of_255(4.0),
         statistics: Statistics::Frozen,
         rehearsal: 0.0,
+        keep: 0.0,
         guard: Tolerance { epsilon: Pixels::of_255(4.0), steps: 4, ..Tolerance::default() },
         ..Adapt::new(scope, LocalObjective::Supervised)
     }
@@ -365,5 +366,20 @@ fn the_prepared_network_and_the_modules_measure_the_same() {
         println!("{epsilon}/255: {prepared:?}, {modules:?}");
         assert_eq!(prepared.clean, modules.clean);
         assert!(prepared.robust.abs_diff(modules.robust) <= 1, "{epsilon}/255: {prepared:?}, {modules:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_lies_between_before_and_after() {
+    let (bundle, data) = (bundle(), Data::of(96, 1));
+    let with =
+        |keep| values(&go(&bundle, &data.local(), &Adapt { keep, ..steps(4, Scope::LastBlock) }).unwrap().candidate);
+    let (before, after, half) = (values(&bundle), with(0.0), with(0.5));
+    for (name, half) in &half {
+        for ((half, before), after) in half.iter().zip(&before[name]).zip(&after[name]) {
+            let mean = 0.5 * (before + after);
+            assert!((half - mean).abs() <= 1e-6 * mean.abs().max(1.0), "{name}: {half}, {mean}");
+            assert!(before != after || half == before, "{name}: what does not move stays to the bit");
+        }
     }
 }
