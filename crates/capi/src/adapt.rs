@@ -3,11 +3,11 @@
 use crate::adapter::{Budget, Outcome, Progress, Request, Samples};
 use crate::plain::{self, Plain, gabion_pixels};
 use crate::session::{gabion_session, with};
-use crate::status::gabion_status::{GABION_ERROR_BUSY, GABION_ERROR_INTERNAL};
+use crate::status::gabion_status::GABION_ERROR_INTERNAL;
 use crate::status::{Failure, gabion_status};
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::ControlFlow;
-use std::sync::{MutexGuard, TryLockError, mpsc};
+use std::sync::mpsc;
 
 /// Held-out images are measured before training.
 pub const GABION_PHASE_GUARD_BEFORE: u32 = 0;
@@ -155,17 +155,6 @@ unsafe fn samples(from: *const gabion_sample, count: usize, classes: usize, what
     Ok(Samples { images, labels: labelled.then_some(labels) })
 }
 
-/// The right to change what a session serves.
-fn changing(session: &gabion_session) -> Result<MutexGuard<'_, ()>, Failure> {
-    match session.changing.try_lock() {
-        Ok(held) => Ok(held),
-        Err(TryLockError::Poisoned(held)) => Ok(held.into_inner()),
-        Err(TryLockError::WouldBlock) => {
-            Err(Failure::new(GABION_ERROR_BUSY, "another thread is adapting or rolling back this session"))
-        }
-    }
-}
-
 impl Progress {
     fn plain(self) -> gabion_progress {
         let none = gabion_progress {
@@ -203,7 +192,7 @@ fn adapt(
                 Ok(()) => answered.recv().unwrap_or(ControlFlow::Break(())),
                 Err(_) => ControlFlow::Break(()),
             };
-            *outcome = Some(adapter.adapt(request, &mut asking));
+            *outcome = Some(adapter.adapt(session.deployed(), request, &mut asking));
         });
         // Ends once `tell` is gone, with the adaptation or with a panic of it, which the scope passes on.
         for progress in told {
@@ -257,15 +246,11 @@ pub unsafe extern "C" fn gabion_adapt(
         };
         // SAFETY: the caller's promise.
         let recipe = unsafe { option(options.recipe, |recipe| plain::text(recipe, "options->recipe"))? };
-        let held = changing(session)?;
         let classes = session.class_count();
         if options.guard.is_null() && options.guard_count > 0 {
             return Err(Failure::argument(format!("`options->guard` is NULL for {} images", options.guard_count)));
         }
-        let served = session.served();
         let request = Request {
-            bundle: session.bundle(),
-            served: &served,
             // SAFETY: the caller's promise.
             samples: unsafe { self::samples(samples, count, classes, "samples")? },
             // SAFETY: the caller's promise.
@@ -275,7 +260,6 @@ pub unsafe extern "C" fn gabion_adapt(
             recipe,
             budget,
             memory: (options.memory > 0).then_some(options.memory),
-            session_memory: session.memory(),
         };
         let outcome = adapt(session, &request, |progress| {
             let Some(observer) = options.observer else { return ControlFlow::Continue(()) };
@@ -285,11 +269,7 @@ pub unsafe extern "C" fn gabion_adapt(
             if answer == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         said.promoted = u32::from(outcome.promoted.is_some());
-        said.generation = outcome.promoted.as_ref().unwrap_or(&served).generation;
-        if let Some(promoted) = outcome.promoted {
-            session.serve(promoted)?;
-        }
-        drop(held);
+        said.generation = outcome.promoted.unwrap_or_else(|| session.deployed().serving().source.number());
         (said.steps, said.seconds, said.images) = (outcome.steps, outcome.seconds, outcome.images);
         [said.clean_before, said.clean_after] = outcome.clean;
         [said.robust_before, said.robust_after] = outcome.robust;
@@ -316,11 +296,7 @@ fn option<T, U>(pointer: *const T, make: impl FnOnce(*const T) -> Result<U, Fail
 pub unsafe extern "C" fn gabion_rollback(session: *const gabion_session, generation: *mut u64) -> gabion_status {
     let work = |session: &gabion_session| {
         option(generation.cast_const(), |generation| plain::check(generation, "generation"))?;
-        let held = changing(session)?;
-        let served = session.pool().install(|| session.adapter().rollback(session.bundle(), session.memory()))?;
-        let number = served.generation;
-        session.serve(served)?;
-        drop(held);
+        let number = session.pool().install(|| session.deployed().rollback(None))?.to.number();
         if !generation.is_null() {
             // SAFETY: neither NULL nor misaligned; that it may be written is the caller's promise.
             unsafe { generation.write(number) };
@@ -340,7 +316,7 @@ pub unsafe extern "C" fn gabion_generation(session: *const gabion_session, gener
     let work = |session: &gabion_session| {
         plain::check(generation.cast_const(), "generation")?;
         // SAFETY: neither NULL nor misaligned; that it may be written is the caller's promise.
-        unsafe { generation.write(session.served().generation) };
+        unsafe { generation.write(session.deployed().serving().source.number()) };
         Ok(())
     };
     // SAFETY: the caller's promise.

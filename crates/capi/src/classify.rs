@@ -104,9 +104,10 @@ unsafe fn classify(
         }
         let options = options.resolved();
         let image = image()?;
-        let served = session.served();
-        let prediction = session.pool().install(|| served.session.classify(&image, &options))?;
+        let serving = session.deployed().serving();
+        let prediction = session.pool().install(|| serving.session.classify(&image, &options))?;
         let Prediction { label, probabilities, views, agreement, margin, milliseconds } = prediction;
+        assert_eq!(probabilities.len(), said.classes, "adaptation changes weights alone");
         if !said.probabilities.is_null() {
             // SAFETY: not NULL, aligned, room for all classes, and not memory of ours.
             unsafe { probabilities.as_ptr().copy_to_nonoverlapping(said.probabilities, said.classes) };

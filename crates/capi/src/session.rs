@@ -1,16 +1,14 @@
 //! The handle: opened, closed, asked what it is.
 
-use crate::adapter::{ADAPTER, Adapter, Served};
+use crate::adapter::{ADAPTER, Adapter};
 use crate::plain::{self, Plain};
 use crate::pool::{MOST_THREADS, Pool};
-use crate::status::gabion_status::{
-    GABION_ERROR_BUNDLE, GABION_ERROR_INTERNAL, GABION_ERROR_MEMORY, GABION_ERROR_POISONED,
-};
+use crate::status::gabion_status::{GABION_ERROR_BUNDLE, GABION_ERROR_MEMORY, GABION_ERROR_POISONED};
 use crate::status::{self, Failure, gabion_status, guarded};
+use gabion_runtime::{Deployed, Trust};
 use std::ffi::{CString, c_char};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// An opened bundle with a classifier.
 ///
@@ -18,15 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// others classify with the weights from before.
 #[derive(Debug)]
 pub struct gabion_session {
-    bundle: PathBuf,
-    memory: Option<u64>,
     name: CString,
     classes: Vec<CString>,
-    served: RwLock<Arc<Served>>,
+    deployed: Deployed,
     pool: Pool,
     adapter: &'static dyn Adapter,
-    /// Held by who adapts or rolls back.
-    pub(crate) changing: Mutex<()>,
     poisoned: AtomicBool,
 }
 
@@ -52,7 +46,7 @@ unsafe impl Plain for gabion_options {
 
 impl gabion_session {
     pub(crate) fn open(
-        bundle: PathBuf,
+        bundle: &Path,
         options: &gabion_options,
         adapter: &'static dyn Adapter,
     ) -> Result<Self, Failure> {
@@ -66,8 +60,9 @@ impl gabion_session {
         let pool = Pool::new(options.threads)
             .map_err(|error| Failure::new(GABION_ERROR_MEMORY, format!("cannot start threads: {error}")))?;
         // Outside of it rayon would start a pool of its own.
-        let served = pool.rayon().install(|| adapter.open(&bundle, memory))?;
-        let manifest = served.session.manifest();
+        let deployed = pool.rayon().install(|| Deployed::open(bundle, Trust::Any, memory))?;
+        let serving = deployed.serving();
+        let manifest = serving.session.manifest();
         let mut classes = Vec::with_capacity(manifest.classes.len());
         for (place, class) in manifest.classes.iter().enumerate() {
             let name = CString::new(class.as_str()).map_err(|_| {
@@ -77,25 +72,12 @@ impl gabion_session {
             classes.push(name);
         }
         let name = status::text(&manifest.name);
-        Ok(Self {
-            bundle,
-            memory,
-            name,
-            classes,
-            served: RwLock::new(Arc::new(served)),
-            pool,
-            adapter,
-            changing: Mutex::new(()),
-            poisoned: AtomicBool::new(false),
-        })
+        Ok(Self { name, classes, deployed, pool, adapter, poisoned: AtomicBool::new(false) })
     }
 
-    pub(crate) fn bundle(&self) -> &std::path::Path {
-        &self.bundle
-    }
-
-    pub(crate) fn memory(&self) -> Option<u64> {
-        self.memory
+    /// The bundle, of which other weights may serve later.
+    pub(crate) fn deployed(&self) -> &Deployed {
+        &self.deployed
     }
 
     pub(crate) fn class_count(&self) -> usize {
@@ -108,22 +90,6 @@ impl gabion_session {
 
     pub(crate) fn adapter(&self) -> &'static dyn Adapter {
         self.adapter
-    }
-
-    /// What classifies at present; it stays whole for who holds it.
-    pub(crate) fn served(&self) -> Arc<Served> {
-        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Puts other weights of the same network in the place of those that classify.
-    pub(crate) fn serve(&self, served: Served) -> Result<(), Failure> {
-        let [before, after] = [self.served().session.classes().len(), served.session.classes().len()];
-        if before != after {
-            let why = format!("the adapted weights tell {after} classes, the bundle {before}");
-            return Err(Failure::new(GABION_ERROR_INTERNAL, why));
-        }
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);
-        Ok(())
     }
 }
 
@@ -166,7 +132,7 @@ pub unsafe extern "C" fn gabion_open(
         // SAFETY: the caller's promise.
         let (bundle, options) =
             unsafe { (plain::text(bundle, "bundle")?, plain::read_or_default(options, "options")?) };
-        let opened = gabion_session::open(bundle.into(), &options, ADAPTER)?;
+        let opened = gabion_session::open(bundle.as_ref(), &options, ADAPTER)?;
         // SAFETY: as above.
         unsafe { session.write(Box::into_raw(Box::new(opened))) };
         Ok(())

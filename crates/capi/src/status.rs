@@ -1,6 +1,6 @@
 //! Status codes, the last error of a thread, and the border that no panic crosses.
 
-use gabion_runtime::{BundleError, ClassifyError, GenerationError, PictureError};
+use gabion_runtime::{BundleError, ClassifyError, DeployedError, GenerationError, PictureError};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,7 +68,22 @@ impl From<GenerationError> for Failure {
     fn from(error: GenerationError) -> Self {
         match error {
             GenerationError::Bundle(error) => error.into(),
+            GenerationError::Parent { .. } => Self::new(GABION_ERROR_ADAPT, error.to_string()),
             error => Self::new(GABION_ERROR_IO, error.to_string()),
+        }
+    }
+}
+
+impl From<DeployedError> for Failure {
+    fn from(error: DeployedError) -> Self {
+        match error {
+            DeployedError::Busy => Self::new(GABION_ERROR_BUSY, error.to_string()),
+            DeployedError::Generation(error) => error.into(),
+            DeployedError::Bundle(error) => error.into(),
+            DeployedError::Memory(error) => error.into(),
+            #[cfg(feature = "adapt")]
+            DeployedError::Adapt(error) => error.into(),
+            error => Self::new(GABION_ERROR_INTERNAL, error.to_string()),
         }
     }
 }

@@ -1,80 +1,84 @@
 //! What a program in C cannot bring about: adaptation that is there, and panics. The rest is in tests/.
 
 use crate::adapt::*;
-use crate::adapter::{Adapter, Budget, Outcome, Progress, Request, Served};
+use crate::adapter::{Adapter, Budget, Outcome, Progress, Request};
 use crate::plain::gabion_pixels;
 use crate::session::{gabion_close, gabion_options, gabion_session};
 use crate::status::gabion_status::*;
 use crate::status::{Failure, gabion_last_error};
-use gabion_runtime::Session;
+use gabion_runtime::{Deployed, Source, Stored, generations};
+use gabion_spec::Precision;
 use std::ffi::{CStr, c_int, c_void};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use tempfile::TempDir;
 
-/// Promotes after three steps, unless the recipe says otherwise.
+/// Promotes the same weights after two steps, unless the recipe says otherwise.
 #[derive(Debug)]
-struct Fake {
-    generation: AtomicU64,
-}
+struct Fake;
 
 impl Adapter for Fake {
     fn adapt(
         &self,
+        deployed: &Deployed,
         request: &Request<'_>,
         observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, Failure> {
-        let mut steps = 0;
-        for event in [
-            Progress::Guard { after: false, done: 1, total: 1 },
-            Progress::Step { done: 1, loss: 2.5, seconds: 0.5, share: 0.25 },
-            Progress::Step { done: 2, loss: 1.5, seconds: 1.0, share: 0.5 },
-            Progress::Guard { after: true, done: 1, total: 1 },
-        ] {
-            steps += u64::from(matches!(event, Progress::Step { .. }));
-            if observer(event).is_break() {
-                return Err(Failure::new(GABION_ERROR_CANCELLED, format!("cancelled after {steps} steps")));
-            }
-        }
-        let outcome = |promoted, reason: &str| Outcome {
-            promoted,
-            reason: reason.into(),
-            steps,
-            seconds: 1.0,
-            images: request.samples.images.len() as u64,
-            clean: [50.0, 60.0],
-            robust: [30.0, 40.0],
-        };
-        match request.recipe {
-            Some("panic") => panic!("{}", "as asked"),
-            Some(recipe) => Ok(outcome(None, recipe)),
-            None => {
-                assert_eq!(request.budget, Some(Budget::Steps(2)));
-                assert_eq!(request.samples.labels.as_deref(), Some(&[3, 4][..]));
-                let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-                let session = Session::open(request.bundle)?;
-                Ok(outcome(Some(Served { session, generation }), ""))
-            }
-        }
-    }
-
-    fn rollback(&self, bundle: &Path, _: Option<u64>) -> Result<Served, Failure> {
-        let generation = self.generation.fetch_sub(1, Ordering::Relaxed) - 1;
-        Ok(Served { session: Session::open(bundle)?, generation })
+        deployed.changed(|serving| adapted(deployed.path(), serving.source, request, observer))
     }
 }
 
-fn bundle() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cifar10-small")
+fn adapted(
+    bundle: &Path,
+    parent: Source,
+    request: &Request<'_>,
+    observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Outcome, Failure> {
+    let mut steps = 0;
+    for event in [
+        Progress::Guard { after: false, done: 1, total: 1 },
+        Progress::Step { done: 1, loss: 2.5, seconds: 0.5, share: 0.25 },
+        Progress::Step { done: 2, loss: 1.5, seconds: 1.0, share: 0.5 },
+        Progress::Guard { after: true, done: 1, total: 1 },
+    ] {
+        steps += u64::from(matches!(event, Progress::Step { .. }));
+        if observer(event).is_break() {
+            return Err(Failure::new(GABION_ERROR_CANCELLED, format!("cancelled after {steps} steps")));
+        }
+    }
+    let outcome = |promoted, reason: &str| Outcome {
+        promoted,
+        reason: reason.into(),
+        steps,
+        seconds: 1.0,
+        images: request.samples.images.len() as u64,
+        clean: [50.0, 60.0],
+        robust: [30.0, 40.0],
+    };
+    match request.recipe {
+        Some("panic") => panic!("{}", "as asked"),
+        Some(recipe) => Ok(outcome(None, recipe)),
+        None => {
+            assert_eq!(request.budget, Some(Budget::Steps(2)));
+            assert_eq!(request.samples.labels.as_deref(), Some(&[3, 4][..]));
+            let stored = Stored::read(bundle)?;
+            let written = generations::write(bundle, parent, |dir| stored.write(dir, Precision::F16))?;
+            Ok(outcome(Some(written.number), ""))
+        }
+    }
 }
 
-fn opened() -> *mut gabion_session {
-    let fake = Box::leak(Box::new(Fake { generation: AtomicU64::new(0) }));
+/// A session of a copy of the model, which lies in the folder.
+fn opened() -> (*mut gabion_session, TempDir) {
+    let folder = TempDir::new().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cifar10-small");
+    let bundle = folder.path().join("bundle");
+    Stored::read(&model).unwrap().write(&bundle, Precision::F16).unwrap();
     let options = gabion_options { size: size_of::<gabion_options>(), memory: 0, threads: 2, reserved: 0 };
-    let session = gabion_session::open(bundle(), &options, fake).unwrap_or_else(|failure| panic!("{failure:?}"));
-    Box::into_raw(Box::new(session))
+    let session = gabion_session::open(&bundle, &options, &Fake).unwrap_or_else(|failure| panic!("{failure:?}"));
+    (Box::into_raw(Box::new(session)), folder)
 }
 
 fn samples() -> [gabion_sample; 2] {
@@ -142,7 +146,7 @@ unsafe extern "C" fn observe(progress: *const gabion_progress, user: *mut c_void
 
 #[test]
 fn what_is_promoted_serves_and_is_taken_back() {
-    let session = opened();
+    let (session, _folder) = opened();
     let mut seen = Seen { session: session as usize, ..Seen::default() };
     let options = gabion_adapt_options { observer: Some(observe), user: (&raw mut seen).cast(), ..options() };
     let mut said = verdict();
@@ -169,7 +173,7 @@ fn what_is_promoted_serves_and_is_taken_back() {
 
 #[test]
 fn what_is_refused_or_cancelled_changes_nothing() {
-    let session = opened();
+    let (session, _folder) = opened();
     let reason = c"robust accuracy fell \xC3\xA4";
     let long = std::ffi::CString::new("ä".repeat(200)).unwrap();
     for recipe in [reason, long.as_c_str()] {
@@ -197,7 +201,7 @@ fn what_is_refused_or_cancelled_changes_nothing() {
 
 #[test]
 fn a_panic_stays_inside_and_poisons_the_session() {
-    let session = opened();
+    let (session, _folder) = opened();
     let options = gabion_adapt_options { recipe: c"panic".as_ptr(), ..options() };
     // SAFETY: everything lives here.
     let status = unsafe { gabion_adapt(session, samples().as_ptr(), 2, &raw const options, &mut verdict()) };
@@ -213,7 +217,7 @@ fn a_panic_stays_inside_and_poisons_the_session() {
 
 #[test]
 fn samples_that_make_no_sense_are_named() {
-    let session = opened();
+    let (session, _folder) = opened();
     let refused = |samples: &[gabion_sample], options: gabion_adapt_options| {
         // SAFETY: everything lives here.
         let status =

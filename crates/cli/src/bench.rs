@@ -10,6 +10,7 @@ mod adapt;
 mod augment;
 mod autoattack;
 mod infer;
+mod precision;
 
 /// Time training steps and augmentation.
 #[derive(clap::Args)]
@@ -34,6 +35,8 @@ enum What {
     Augment(augment::Arguments),
     /// Adapt to shifted streams, and measure what it gained, kept and forgot.
     Adapt(Box<adapt::Arguments>),
+    /// Compare half precision with single on a device.
+    Precision(precision::Arguments),
     /// Compare our AutoAttack with the official one.
     Autoattack(autoattack::Arguments),
 }
@@ -45,6 +48,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         What::Forward(arguments) => step(Step::Infer, arguments, output),
         What::Infer(arguments) => infer::run(arguments, output),
         What::Adapt(arguments) => adapt::run(arguments, output),
+        What::Precision(arguments) => precision::run(arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
         What::Autoattack(arguments) => autoattack::run(arguments, output),
     }

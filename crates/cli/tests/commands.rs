@@ -7,7 +7,7 @@ use serde_json::Value;
 use support::{FREE, Place};
 
 /// Every command, with its sub-commands.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "pretrain",
     "probe",
     "evaluate",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 16] = [
     "bench",
     "bench augment",
     "bench autoattack",
+    "bench precision",
     "augment",
 ];
 

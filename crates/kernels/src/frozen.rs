@@ -4,7 +4,8 @@
 //! A few images go through the whole network on one thread, so that what one layer writes the next one finds in the
 //! cache; threads meet only at the end. Fewer images than threads share the rows of each layer instead. Of the forward
 //! pass a gradient needs nothing but which activations were positive, one bit each. After the first pass nothing is
-//! allocated but what is returned.
+//! allocated but what is returned; the first gradient prepares most weights for the way back, which a network that only
+//! answers does without.
 
 mod build;
 mod epilogue;
@@ -14,6 +15,7 @@ mod trace;
 
 use crate::Level;
 use kernel::Kernel;
+use std::sync::OnceLock;
 
 pub use build::{Builder, Filter};
 pub use trace::{Trace, Window};
@@ -86,7 +88,8 @@ enum Work {
 struct Conv {
     filter: Filter,
     forward: Kernel,
-    backward: Kernel,
+    /// Nothing until a gradient is asked for, where it can be made of `forward`.
+    backward: OnceLock<Kernel>,
     bias: Vec<f32>,
     /// An activation of the same shape that is added.
     residual: Option<Residual>,
@@ -112,10 +115,10 @@ impl Frozen {
         Value(self.layers.len())
     }
 
-    /// Memory of the packed weights.
+    /// Memory of the packed weights; more once there was a gradient.
     pub fn weight_bytes(&self) -> usize {
         let packed = |layer: &Layer| match &layer.work {
-            Work::Conv(conv) => conv.forward.weights() + conv.backward.weights(),
+            Work::Conv(conv) => conv.forward.weights() + conv.backward.get().map_or(0, Kernel::weights),
             Work::MaxPool { .. } | Work::AveragePool => 0,
         };
         self.layers.iter().map(packed).sum::<usize>() * size_of::<f32>()

@@ -359,5 +359,18 @@ pub fn re_estimate(classifier: Classifier, batches: impl IntoIterator<Item = Ten
     })
 }
 
+/// The weighted mean of the weights of two classifiers, with `keep` the share of the earlier one: on the line between them
+/// much of what was learned is there, and much less forgotten (WiSE-FT, Wortsman et al. 2022,
+/// <https://arxiv.org/abs/2109.01903>).
+pub fn between(before: &Classifier, after: Classifier, keep: f64) -> Classifier {
+    let old: BTreeMap<String, Tensor<1>> = flat(before).into_iter().collect();
+    let new: BTreeMap<String, Tensor<1>> = flat(&after).into_iter().collect();
+    replace(after, |name, shape| {
+        // Of equal weights it is those, to the bit.
+        let new = new[name].clone();
+        Some(tensor_of(&(new.clone() + (old[name].clone() - new).mul_scalar(keep)), shape))
+    })
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests;

@@ -30,11 +30,13 @@ use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::{Device, Int, TensorData};
 use gabion_learn::Mode;
-use gabion_learn::adapt::{Input, Minibatch, Modes, Optimizer, Rehearsal, Replay, State, Targets, re_estimate, replay};
+use gabion_learn::adapt::{
+    Input, Minibatch, Modes, Optimizer, Rehearsal, Replay, State, Targets, between, re_estimate, replay,
+};
 use gabion_learn::attack::Ball;
 use gabion_learn::finetune::Classifier;
 use gabion_spec::{Adapt, Augment, LocalObjective, Scope, Statistics};
-use guard::Guard;
+use guard::{By, Guard};
 use memory::{Plan, plan};
 use minibatches::Deck;
 use pace::Pace;
@@ -149,7 +151,15 @@ pub fn adapt(
     let (deck, guard_set) = minibatches::split(&shape, local, recipe)?;
     let deck = deck.augmented(augment(bundle, recipe));
     let plan = plan(&bundle.manifest, recipe, deck.batch(), local.memory)?;
-    let guard = Guard { shape, tolerance: recipe.guard, seed: recipe.seed, rows: plan.guard_rows, device: &device };
+    let by = if plan.prepares { By::fastest(&device) } else { By::Modules };
+    let guard = Guard {
+        manifest: &bundle.manifest,
+        tolerance: recipe.guard,
+        seed: recipe.seed,
+        rows: plan.guard_rows,
+        device: &device,
+        by,
+    };
 
     let tell = |after: bool| move |done, total| Progress::Guard { after, done, total };
     let (figures_before, seconds_before) =
@@ -245,7 +255,12 @@ impl Training<'_> {
                 }
             }
         }
-        let classifier = state.classifier.valid();
+        let mut classifier = state.classifier.valid();
+        // Momenta and the perturbation: what follows takes their memory.
+        drop(state);
+        if recipe.keep > 0.0 {
+            classifier = between(&self.before, classifier, recipe.keep);
+        }
         not_finite(&classifier).map_or(Ok(()), |tensor| Err(AdaptError::NotFinite { tensor }))?;
         Ok(Trained { classifier, losses, seconds: pace.seconds() })
     }

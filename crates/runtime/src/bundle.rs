@@ -222,12 +222,21 @@ impl Stored {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn read(dir: &Path) -> Result<Self, BundleError> {
+        Self::read_where(dir, |_| true)
+    }
+
+    /// The same, with the tensors alone that answers are made of: the projection is as large as all the rest.
+    pub(crate) fn read_to_answer(dir: &Path) -> Result<Self, BundleError> {
+        Self::read_where(dir, |name| !name.starts_with("projector.projection."))
+    }
+
+    fn read_where(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self, BundleError> {
         let path = dir.join(MANIFEST);
         let manifest = read_manifest(&path)?;
         let expected = check(&path, &manifest)?;
         let file = dir.join(&manifest.weights.file);
         let bytes = read_weights(&file, &manifest, &expected)?;
-        let tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision)?;
+        let tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision, wanted)?;
         Ok(Self { manifest, tensors })
     }
 

@@ -18,6 +18,8 @@ pub struct Serving {
     pub source: Source,
     /// Newer generations that were passed over when it was opened.
     pub skipped: Vec<Skipped>,
+    /// What other devices and adaptations start from.
+    #[cfg(feature = "burn")]
     stored: Stored,
 }
 
@@ -97,15 +99,36 @@ impl Deployed {
         self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is served now on another device, where that is asked for or, for [`crate::Choice::Auto`], faster in a short
+    /// trial, and in words where it is and why. It is the same weights, checked and trusted once; they stay as they are,
+    /// for what is on another device does not adapt.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    #[cfg(feature = "burn")]
+    pub fn elsewhere(&self, choice: crate::Choice) -> Result<(Option<Session>, String), crate::SessionError> {
+        let serving = self.serving();
+        serving.session.elsewhere(&serving.stored, choice)
+    }
+
     /// Withdraws generations above `to`, without one the newest, and serves what is left.
     ///
     /// # Errors
     /// As [`generations::rollback`]; when another thread changes what is served.
     pub fn rollback(&self, to: Option<Source>) -> Result<Rolled, DeployedError> {
+        self.changed(|_| Ok::<_, DeployedError>(generations::rollback(&self.path, to)?))
+    }
+
+    /// Keeps others from changing what is served while `work` does, and serves what the folder says afterwards: for those
+    /// who write generations themselves.
+    ///
+    /// # Errors
+    /// When another thread changes what is served; that of `work`; when what it left cannot be served.
+    pub fn changed<T, E: From<DeployedError>>(&self, work: impl FnOnce(&Serving) -> Result<T, E>) -> Result<T, E> {
         let _alone = self.alone()?;
-        let rolled = generations::rollback(&self.path, to)?;
+        let done = work(&self.serving())?;
         self.renew()?;
-        Ok(rolled)
+        Ok(done)
     }
 
     /// Adapts what is served to local images while it is served, see [`crate::adapt::adapt`]; a result that is promoted is
@@ -185,13 +208,21 @@ impl Deployed {
 }
 
 fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
-    let served = generations::open(bundle, trust, Stored::read)?;
+    // Without Burn nothing is made of them but answers.
+    let read = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let served = generations::open(bundle, trust, read)?;
     let session = Session::of(&served.bundle)?;
     let session = match memory {
         Some(budget) => session.with_memory(budget)?,
         None => session,
     };
-    Ok(Serving { session, source: served.source, skipped: served.skipped, stored: served.bundle })
+    Ok(Serving {
+        session,
+        source: served.source,
+        skipped: served.skipped,
+        #[cfg(feature = "burn")]
+        stored: served.bundle,
+    })
 }
 
 /// Writes an adapted bundle as the next generation after `parent`; its number.
@@ -249,5 +280,32 @@ mod tests {
         assert!(matches!(deployed.rollback(None), Err(DeployedError::Busy)));
         drop(alone);
         assert!(deployed.rollback(None).is_ok());
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn another_device_serves_the_same_generation() {
+        use crate::{Choice, DeviceError, SessionError};
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("bundle");
+        let base = stored();
+        base.write(&dir, Precision::F32).unwrap();
+        let mut other = base.clone();
+        other.tensors.get_mut("head.bias").unwrap().values[3] += 100.0;
+        generations::write(&dir, Source::Base, |dir| other.write(dir, Precision::F32)).unwrap();
+        let deployed = Deployed::open(&dir, Trust::Any, None).unwrap();
+        assert!(matches!(deployed.elsewhere(Choice::Cpu), Ok((None, _))));
+        let required = std::env::var_os("GABION_REQUIRE_GPU").is_some_and(|value| value == "1");
+        let session = match deployed.elsewhere(Choice::Wgpu) {
+            Ok((session, _)) => session.expect("it was asked for"),
+            Err(SessionError::Device(DeviceError::Absent { .. })) if !required => {
+                return println!("skipped: no wgpu adapter");
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let there = session.classify(&image(), &Classify::default()).unwrap();
+        let here = deployed.serving().session.classify(&image(), &Classify::default()).unwrap();
+        assert_eq!((there.label, here.label, session.fallen()), (3, 3, None));
+        assert!((there.margin - here.margin).abs() < 1e-4);
     }
 }

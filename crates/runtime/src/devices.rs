@@ -105,6 +105,25 @@ pub struct Offered {
     pub backend: String,
     /// Its driver and version, empty where there is none.
     pub driver: String,
+    /// What bounds a dispatch on it, where its interface tells without opening it.
+    pub limits: Option<Limits>,
+}
+
+/// What bounds a dispatch on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the largest buffer.
+    pub buffer: u64,
+    /// Bytes of a buffer that a kernel can see at once.
+    pub binding: u64,
+    /// Most invocations of a workgroup.
+    pub workgroup: u32,
+    /// Bytes of memory that a workgroup shares.
+    pub shared: u32,
+    /// Invocations of the smallest and the largest subgroup, where kernels may use them.
+    pub subgroup: Option<[u32; 2]>,
+    /// Whether kernels may compute in half precision.
+    pub f16: bool,
 }
 
 /// Why there is no device: one line each, with what to do.
@@ -203,6 +222,7 @@ fn cpu_offered() -> Offered {
         kind: "cpu".into(),
         backend: "flex".into(),
         driver: String::new(),
+        limits: None,
     }
 }
 
@@ -265,6 +285,7 @@ mod cuda {
             kind: "discrete gpu".into(),
             backend: "cuda".into(),
             driver: String::new(),
+            limits: None,
         };
         (0..count).map(offered).collect()
     }
@@ -339,6 +360,9 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         println!("{taken:?}");
+        let limits = taken.limits.expect("wgpu tells");
+        assert!(limits.binding <= limits.buffer && limits.workgroup > 0 && limits.shared > 0);
+        assert!(limits.subgroup.is_none_or(|[least, most]| least <= most));
         let a = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], &device);
         let product = a.clone().matmul(a).to_data_as::<f32>();
         assert_eq!(product.as_slice::<f32>().unwrap(), [7.0, 10.0, 15.0, 22.0]);

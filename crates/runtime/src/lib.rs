@@ -44,7 +44,7 @@ pub use bundle::Bundle;
 pub use bundle::{BundleError, Stored, parameter_count};
 pub use deployed::{Deployed, DeployedError, Serving};
 #[cfg(feature = "burn")]
-pub use devices::{Choice, DeviceError, Offered, choose, offered};
+pub use devices::{Choice, DeviceError, Limits, Offered, choose, offered};
 pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]

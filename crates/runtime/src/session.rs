@@ -171,7 +171,7 @@ impl Session {
     /// # Errors
     /// When the bundle cannot be read or has no head.
     pub fn open(bundle: &Path) -> Result<Self, BundleError> {
-        Self::of(&Stored::read(bundle)?)
+        Self::of(&Stored::read_to_answer(bundle)?)
     }
 
     /// A session on the CPU of a bundle that was read.

@@ -154,7 +154,8 @@ pub(crate) fn encode(
         .map_err(|error| BundleError::Header { path: path.into(), why: error.to_string() })
 }
 
-/// The tensors of a safetensors file as f32, when they are `expected` ones of `precision`, all finite.
+/// The tensors of a safetensors file as f32, when they are `expected` ones of `precision`, all finite; of them those that
+/// are `wanted`.
 ///
 /// # Errors
 /// The first thing wrong with the header or a tensor; nothing is allocated for the values before the header is right.
@@ -163,6 +164,7 @@ pub(crate) fn decode(
     bytes: &[u8],
     expected: &Shapes,
     precision: Precision,
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, Tensor>, BundleError> {
     let damaged = |why| BundleError::Header { path: path.into(), why };
     let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
@@ -194,18 +196,24 @@ pub(crate) fn decode(
             let expected = format!("{:?}", dtype(precision));
             return Err(BundleError::Precision { path: path.into(), tensor: name.into(), found, expected });
         }
-        let values: Vec<f32> = match precision {
-            Precision::F32 => view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+        let wanted = wanted(name);
+        let values = match precision {
+            Precision::F32 => finite(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)), wanted),
             Precision::F16 => {
-                view.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
+                finite(view.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()), wanted)
             }
         };
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(misfit(Misfit::NotFinite { name: name.into() }));
+        let values = values.ok_or_else(|| misfit(Misfit::NotFinite { name: name.into() }))?;
+        if wanted {
+            tensors.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), values });
         }
-        tensors.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
+}
+
+/// Values that are all finite, and no memory for those that nobody wants.
+fn finite(values: impl Iterator<Item = f32> + Clone, wanted: bool) -> Option<Vec<f32>> {
+    values.clone().all(f32::is_finite).then(|| if wanted { values.collect() } else { Vec::new() })
 }
 
 /// A JSON object in which no name stands twice; the safetensors crate takes the last of equals.
@@ -289,7 +297,7 @@ mod tests {
         bytes.extend_from_slice(header);
         bytes.extend_from_slice(&[0; 4]);
         let expected = Shapes::from([("a".to_string(), vec![1])]);
-        let error = decode(Path::new("x"), &bytes, &expected, Precision::F32).unwrap_err();
+        let error = decode(Path::new("x"), &bytes, &expected, Precision::F32, |_| true).unwrap_err();
         assert!(matches!(error, BundleError::Header { .. }), "{error}");
     }
 
@@ -297,7 +305,7 @@ mod tests {
     fn a_header_longer_than_any_is_refused_unread() {
         let mut bytes = (HEADER_BYTES + 1).to_le_bytes().to_vec();
         bytes.resize(9 + HEADER_BYTES as usize, b' ');
-        let error = decode(Path::new("x"), &bytes, &Shapes::new(), Precision::F32).unwrap_err();
+        let error = decode(Path::new("x"), &bytes, &Shapes::new(), Precision::F32, |_| true).unwrap_err();
         assert!(error.to_string().contains("above the limit"), "{error}");
     }
 
@@ -308,7 +316,7 @@ mod tests {
         bytes.extend_from_slice(header);
         bytes.extend_from_slice(&[0; 4]);
         let expected = Shapes::from([("a".to_string(), vec![1])]);
-        let error = decode(Path::new("x"), &bytes, &expected, Precision::F32).unwrap_err();
+        let error = decode(Path::new("x"), &bytes, &expected, Precision::F32, |_| true).unwrap_err();
         assert!(matches!(error, BundleError::Header { .. }), "{error}");
     }
 }

@@ -1,23 +1,17 @@
 //! Adaptation beside classification: one at a time, on a thread of its own, by an [`Adapter`] that the caller gives.
 
+use crate::Model;
 use crate::live::Generation;
 use crate::refusal::Refusal;
 use crate::workers::Shop;
-use crate::{Model, Settings};
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use gabion_runtime::Rgb;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-/// Longest adaptation that is taken.
-const MOST_SECONDS: f64 = 86_400.0;
 
 /// Labelled pictures, and how long to learn from them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -177,66 +171,4 @@ impl School {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// The body of `POST /adapt`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    /// Files in base64.
-    images: Vec<String>,
-    labels: Vec<Label>,
-    seconds: Option<f64>,
-    steps: Option<u32>,
-    #[serde(default)]
-    seed: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Label {
-    Place(usize),
-    Name(String),
-}
-
-/// Reads the body of `POST /adapt`.
-pub fn lesson(body: &[u8], classes: &[String], settings: &Settings) -> Result<Lesson, Refusal> {
-    let Asked { images, labels, seconds, steps, seed } =
-        serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body is not a lesson: {error}")))?;
-    if images.is_empty() || images.len() != labels.len() {
-        let counts = format!("{} images and {} labels", images.len(), labels.len());
-        return Err(Refusal::bad(format!("{counts}: give one or more images in base64, and a label for each")));
-    }
-    let time = match seconds {
-        None => None,
-        Some(seconds) if seconds > 0.0 && seconds <= MOST_SECONDS => Some(Duration::from_secs_f64(seconds)),
-        Some(seconds) => {
-            return Err(Refusal::bad(format!("seconds is {seconds}: use more than 0 and at most {MOST_SECONDS}")));
-        }
-    };
-    if steps == Some(0) {
-        return Err(Refusal::bad("steps is 0: use 1 or more"));
-    }
-    let labels = labels.into_iter().map(|label| match label {
-        Label::Place(place) if place < classes.len() => Ok(place),
-        Label::Place(place) => {
-            Err(Refusal::bad(format!("label {place} is no class: the model has {}, from 0", classes.len())))
-        }
-        Label::Name(name) => classes.iter().position(|class| *class == name).ok_or_else(|| {
-            let known: Vec<&str> = classes.iter().take(20).map(String::as_str).collect();
-            Refusal::bad(format!("label {name:?} is no class of the model: {}", known.join(", ")))
-        }),
-    });
-    let labels = labels.collect::<Result<_, _>>()?;
-    let mut left = settings.lesson_pixels;
-    let read = |(place, text): (usize, &String)| {
-        let bytes = BASE64_STANDARD.decode(text);
-        let bytes = bytes.map_err(|error| Refusal::bad(format!("image {place} is not base64: {error}")))?;
-        let image = Rgb::from_bytes(&bytes, settings.pixels.min(left))
-            .map_err(|error| Refusal::bad(format!("image {place}: {error}")))?;
-        left -= (image.height * image.width) as u64;
-        Ok(image)
-    };
-    let images = images.iter().enumerate().map(read).collect::<Result<_, Refusal>>()?;
-    Ok(Lesson { images, labels, time, steps, seed })
 }

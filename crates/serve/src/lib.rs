@@ -3,7 +3,7 @@
 //! | route | what it does |
 //! |---|---|
 //! | `POST /classify` | a PNG, JPEG or WebP, or raw RGB with `width` and `height`; `views`, `confidence`, `seed` |
-//! | `POST /adapt` | labelled pictures to an [`Adapter`], in the background; `GET /adapt` says how far it is |
+//! | `POST /adapt` | labelled pictures, as JSON or as a form with files, to an [`Adapter`], in the background; `GET /adapt` says how far it is |
 //! | `GET /health` | 200 while requests are taken, 503 while the server stops |
 //! | `GET /metrics` | counters in Prometheus' text |
 //!
@@ -14,6 +14,7 @@
 //! There is no authentication and no TLS: it listens on the loopback address, or behind a proxy that has both.
 
 mod adapt;
+mod lesson;
 mod live;
 mod metrics;
 mod model;

@@ -1,6 +1,7 @@
 //! What is asked for, and by which limits.
 
-use crate::adapt::{Adapter, School, lesson};
+use crate::adapt::{Adapter, School};
+use crate::lesson;
 use crate::metrics::Now;
 use crate::refusal::{Refusal, json_answer};
 use crate::workers::{Answer, Job, Picture, Shop};
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
@@ -261,11 +263,12 @@ async fn adapt(State(house): Here, headers: HeaderMap, body: Body) -> Done {
     house.school.free()?;
     let (body, share) = read(&house, &headers, body, house.settings.lesson_bytes).await?;
     let read = {
-        let house = Arc::clone(&house);
+        let (house, here) = (Arc::clone(&house), Handle::current());
         // Many pictures are decoded; this thread has connections to look after.
         tokio::task::spawn_blocking(move || {
             let model = house.shop.live.now().model;
-            let read = lesson(&body, model.classes(), &house.settings);
+            let asked = here.block_on(lesson::asked(&headers, body));
+            let read = asked.and_then(|asked| asked.lesson(model.classes(), &house.settings));
             drop(share);
             read
         })

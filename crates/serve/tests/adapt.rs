@@ -52,6 +52,26 @@ fn lesson() -> String {
     json!({ "images": images, "labels": [3, "frog"], "seconds": 2.5, "steps": 10, "seed": 9 }).to_string()
 }
 
+/// What a form's parts are, by name: `image` is a file.
+fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, value) in parts {
+        let file = if *name == "image" { "; filename=\"a.png\"\r\nContent-Type: image/png" } else { "" };
+        let head = format!("--cut\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+        body.extend([head.as_bytes(), value, b"\r\n"].concat());
+    }
+    body.extend(b"--cut--\r\n");
+    body
+}
+
+const FORM: &str = "multipart/form-data; boundary=cut";
+
+fn post(address: SocketAddr, kind: &str, body: &[u8]) -> Answer {
+    let mut stream = connect(address);
+    ask_with(&mut stream, "POST", "/adapt", &format!("content-type: {kind}\r\n"), body);
+    answer(&mut stream).expect("an answer")
+}
+
 fn state(address: SocketAddr) -> serde_json::Value {
     once(address, "GET", "/adapt", b"").json()
 }
@@ -131,5 +151,62 @@ fn lessons_that_make_no_sense_are_refused_with_a_line() {
         assert_eq!(said.status, 400, "{body}");
         assert!(said.error().contains(line), "{}", said.body);
     }
+    assert_eq!(state(server.address())["state"], "idle");
+}
+
+#[test]
+fn a_form_with_files_is_a_lesson_too() {
+    let (server, say, given) = school();
+    let [first, second] = [0, 1].map(|seed| png(&picture(seed)));
+    let parts: [(&str, &[u8]); 7] = [
+        ("image", &first),
+        ("label", b"3"),
+        ("image", &second),
+        ("label", b"frog"),
+        ("seconds", b"2.5"),
+        ("steps", b" 10"),
+        ("seed", b"9"),
+    ];
+    assert_eq!(post(server.address(), FORM, &form(&parts)).status, 202);
+    let by_form = given.recv().unwrap();
+    say.send("reject").unwrap();
+    soon("a verdict", || state(server.address())["state"] == "over");
+    assert_eq!(post(server.address(), "application/json", lesson().as_bytes()).status, 202);
+    assert_eq!(given.recv().unwrap(), by_form);
+    say.send("reject").unwrap();
+    assert!(server.stop().finished);
+}
+
+#[test]
+fn forms_that_make_no_sense_are_refused_with_a_line() {
+    let (server, _say, _given) = school();
+    let good = png(&picture(0));
+    let good = ("image", good.as_slice());
+    let refused = |status: u16, kind: &str, body: &[u8], line: &str| {
+        let said = post(server.address(), kind, body);
+        assert_eq!(said.status, status, "{}", said.body);
+        assert!(said.error().contains(line), "{}", said.body);
+    };
+    for (parts, line) in [
+        (vec![], "0 images"),
+        (vec![good], "0 labels"),
+        (vec![good, ("label", b"10")], "label 10"),
+        (vec![good, ("label", b"gnu")], "\"gnu\" is no class"),
+        (vec![good, ("label", &[0xff][..])], "is no class"),
+        (vec![good, ("label", b"1"), ("seconds", b"soon")], "seconds is \"soon\""),
+        (vec![good, ("label", b"1"), ("seconds", b"NaN")], "seconds is NaN"),
+        (vec![good, ("label", b"1"), ("steps", b"0")], "steps is 0"),
+        (vec![good, ("label", b"1"), ("epochs", b"1")], "\"epochs\""),
+        (vec![("image", b"GIF89a"), ("label", b"1")], "image 0"),
+    ] {
+        refused(400, FORM, &form(&parts), line);
+    }
+    let whole = form(&[good, ("label", b"1")]);
+    refused(400, FORM, &whole[..whole.len() / 2], "no form");
+    refused(400, "multipart/form-data", &whole, "no form");
+    refused(400, "multipart/form-data; boundary=other", &whole, "no form");
+    refused(400, "application/json", &whole, "not a lesson");
+    let many = vec![0; settings().lesson_bytes + 1];
+    refused(413, FORM, &many, "above the limit");
     assert_eq!(state(server.address())["state"], "idle");
 }

@@ -45,6 +45,9 @@ pub struct Adapt {
     /// Share of source features in the head's loss, against forgetting; without any at hand it must be 0. The head is
     /// shown as many of them in a step as there are images.
     pub rehearsal: f64,
+    /// Share of the weights from before in the result, which is the weighted mean of both (WiSE-FT, Wortsman et al. 2022):
+    /// against forgetting, at the cost of some of what was learned.
+    pub keep: f64,
     /// When the result is refused.
     pub guard: Tolerance,
 }
@@ -227,6 +230,8 @@ impl Adapt {
             statistics: if supervised { Statistics::Frozen } else { Statistics::ReEstimate { share: 0.5 } },
             augment: None,
             rehearsal: 0.0,
+            // Half way most of the gain is there and about half of what is forgotten, or none of it.
+            keep: if supervised { 0.5 } else { 0.0 },
             guard: Tolerance::default(),
         }
     }
@@ -298,6 +303,7 @@ impl Adapt {
         })?;
         self.augment.as_ref().map_or(Ok(()), Augment::validate)?;
         ensure((0.0..1.0).contains(&self.rehearsal), "rehearsal", || "must be at least 0 and below 1".into())?;
+        ensure((0.0..1.0).contains(&self.keep), "keep", || "must be at least 0 and below 1".into())?;
         let Tolerance { share, clean_points, robust_points, steps, .. } = self.guard;
         ensure(share > 0.0 && share < 1.0, "guard.share", || "must be above 0 and below 1".into())?;
         ensure((0.0..=100.0).contains(&clean_points), "guard.clean_points", || "must be within 0 and 100".into())?;
@@ -331,6 +337,7 @@ mod tests {
             ("budget.seconds", Adapt { budget: Budget::Seconds { seconds: 0.0 }, ..good.clone() }),
             ("budget.steps", Adapt { budget: Budget::Steps { steps: 0 }, ..good.clone() }),
             ("rehearsal", Adapt { rehearsal: 1.0, ..good.clone() }),
+            ("keep", Adapt { keep: 1.0, ..good.clone() }),
             ("rehearsal", Adapt { rehearsal: 0.5, ..Adapt::new(Scope::All, LocalObjective::EMP_SSL) }),
             (
                 "optimizer.momentum",

@@ -54,15 +54,16 @@ impl Bundled {
     /// # Errors
     /// Whatever is wrong with the bundle, with its path; when there is no such device.
     pub fn open(bundle: &Path, device: Choice) -> Result<Self, OpenError> {
-        let (session, place) = Session::open_on(bundle, device)?;
-        let manifest = session.manifest();
-        let mut about = About { name: manifest.name.clone(), device: place, classes: manifest.classes.clone() };
-        let model = if session.is_on_cpu() {
-            about.device = "cpu".into();
-            Model::InService(Box::new(Deployed::open(bundle, Trust::Any, None)?))
-        } else {
-            Model::Elsewhere(Box::new(session))
+        let deployed = Deployed::open(bundle, Trust::Any, None)?;
+        let (elsewhere, place) = deployed.elsewhere(device)?;
+        let serving = deployed.serving();
+        let manifest = serving.session.manifest();
+        let (name, classes) = (manifest.name.clone(), manifest.classes.clone());
+        let (model, device) = match elsewhere {
+            None => (Model::InService(Box::new(deployed)), "cpu".into()),
+            Some(session) => (Model::Elsewhere(Box::new(session)), place),
         };
+        let about = About { name, device, classes };
         Ok(Self { model, about, candidate: Mutex::new(None) })
     }
 

@@ -1,6 +1,7 @@
 use super::{DeviceArguments, PipelineArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, table};
 use gabion_runtime::{Bundle, Classify, Rgb, Session, Source, generations};
+use gabion_spec::Precision;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -27,12 +28,24 @@ pub struct Arguments {
     #[cfg(feature = "candle")]
     #[arg(long, value_enum, default_value_t = Engine::Gabion)]
     engine: Engine,
+    /// f16 computes in half precision on a device that has it (see `gabion devices`), else it is f32.
+    #[arg(long, value_enum, default_value_t = Floats::F32)]
+    precision: Floats,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
     device: DeviceArguments,
     #[command(flatten)]
     pipeline: PipelineArguments,
+}
+
+/// What a device computes in.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Floats {
+    /// IEEE half.
+    F16,
+    /// IEEE single.
+    F32,
 }
 
 /// Whose network computes.
@@ -63,7 +76,15 @@ fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
     if served.source != Source::Base {
         output.note(format!("weights: {}", served.source));
     }
-    Ok(Session::new(served.bundle)?.with_pipeline(wanted, &offered))
+    let session = Session::new(served.bundle)?.with_pipeline(wanted, &offered);
+    if arguments.precision == Floats::F32 {
+        return Ok(session);
+    }
+    let session = session.with_precision(Precision::F16);
+    if session.precision() == Precision::F32 {
+        output.note("precision: f32, there is no f16 here, or a weight is beyond it");
+    }
+    Ok(session)
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {

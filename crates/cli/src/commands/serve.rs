@@ -1,7 +1,7 @@
 use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
-use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Session, Trust, adapt};
+use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Trust, adapt};
 use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr};
 use gabion_spec::{Adapt, Budget};
 use serde_json::json;
@@ -15,6 +15,7 @@ use std::time::Duration;
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  gabion serve runs/small --listen 127.0.0.1:8080\n  \
     curl --data-binary @cat.jpg 'http://127.0.0.1:8080/classify?views=16'\n  \
+    curl -F image=@cat.jpg -F label=cat -F image=@dog.png -F label=dog -F seconds=30 http://127.0.0.1:8080/adapt\n  \
     curl http://127.0.0.1:8080/metrics\n\n\
     SIGINT and SIGTERM end it: what is under way is finished. There is no authentication and no TLS; put a proxy that \
     has both before it.")]
@@ -67,36 +68,22 @@ enum Log {
     Debug,
 }
 
-/// On the CPU a bundle in service, which adapts; on another device a session of the base.
-fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<(String, Served), Failure> {
-    let mut device = "the CPU, as asked".to_string();
-    if choice != Choice::Cpu {
-        let (session, place) = Session::open_on(path, choice)?;
-        device = place;
-        if !session.is_on_cpu() {
-            if trust != Trust::Any {
-                return Err(usage("a signature is checked of bundles on the CPU: give --device cpu"));
-            }
-            let name = session.manifest().name.clone();
-            let served =
-                Served { name, device: device.clone(), model: Arc::new(session), generation: 0, adapter: None };
-            return Ok((device, served));
-        }
-    }
+/// On the CPU a bundle in service, which adapts; on another device a session of what was in service when it was opened.
+fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<Served, Failure> {
     let deployed = Arc::new(Deployed::open(path, trust, arguments.memory)?);
     let serving = deployed.serving();
     for skipped in &serving.skipped {
         tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
     }
-    let adapter = Arc::new(InService { deployed, memory: arguments.memory });
-    let served = Served {
-        name: serving.session.manifest().name.clone(),
-        device: device.clone(),
-        generation: serving.source.number(),
-        model: Arc::new(Live(serving)),
-        adapter: Some(adapter),
-    };
-    Ok((device, served))
+    let (elsewhere, device) = deployed.elsewhere(choice)?;
+    let (name, generation) = (serving.session.manifest().name.clone(), serving.source.number());
+    Ok(match elsewhere {
+        Some(session) => Served { name, device, generation, model: Arc::new(session), adapter: None },
+        None => {
+            let adapter = Arc::new(InService { deployed, memory: arguments.memory });
+            Served { name, device, generation, model: Arc::new(Live(serving)), adapter: Some(adapter) }
+        }
+    })
 }
 
 /// What a bundle in service serves at one time.
@@ -171,7 +158,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let choice = arguments.device.choice().map_err(usage)?;
     let path = bundle_path(&arguments.bundle);
     let trust = arguments.trust.resolve()?;
-    let (device, served) = opened(arguments, &path, trust, choice)?;
+    let served = opened(arguments, &path, trust, choice)?;
+    let device = served.device.clone();
     let plain = Settings::default();
     let settings = Settings {
         workers: arguments.workers.map_or(plain.workers, usize::from),

@@ -13,7 +13,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use gabion_corrupt::{CorruptError, Corruption, CorruptionSet, Scale, Severity, corrupt_batch};
 use gabion_learn::finetune::Classifier;
-use gabion_runtime::adapt::guard::{Guard, Held, Shape};
+use gabion_runtime::adapt::guard::{By, Guard, Held};
 use gabion_runtime::adapt::{AdaptError, Figures, Local, Progress, Samples, Source, Verdict, adapt};
 use gabion_runtime::{Bundle, Rgb};
 use gabion_spec::{Adapt, Pixels, Tolerance};
@@ -269,7 +269,8 @@ fn accuracy(
 ) -> Result<Accuracy, AdaptError> {
     let tolerance = Tolerance { epsilon: Pixels::of_255(8.0), steps: 10, ..Tolerance::default() };
     // Another seed than the guard's attack.
-    let guard = Guard { shape: Shape::of(&bundle.manifest), tolerance, seed: seed ^ 1, rows: 128, device };
+    let (manifest, by) = (&bundle.manifest, By::fastest(device));
+    let guard = Guard { manifest, tolerance, seed: seed ^ 1, rows: 128, device, by };
     let held = Held { images: images.images.iter().collect(), labels: images.labels.clone() };
     Ok(guard.measure(classifier, &held, &mut |_, _| ControlFlow::Continue(()))?.0.into())
 }

@@ -7,6 +7,8 @@
 //! sum; the points 2 and -2 of F(4x4) make errors some ten times as large, see the tests: good enough for a frozen
 //! network, and not used to train one.
 
+mod turned;
+
 use super::Conv2d;
 use super::forward::{Region, Write};
 use super::plane::SLACK;

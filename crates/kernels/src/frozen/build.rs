@@ -4,6 +4,7 @@ use super::epilogue::words;
 use super::kernel::Kernel;
 use super::{Conv, Extent, Frozen, Input, Layer, Residual, Value, Work};
 use crate::{Conv2d, Level};
+use std::sync::OnceLock;
 
 /// Images that share packed weights on their way through a layer.
 pub(super) const GROUP: usize = 16;
@@ -88,7 +89,7 @@ impl Builder {
         let work = Conv {
             filter,
             forward: Kernel::forward(level, &conv, weights),
-            backward: Kernel::input_grad(level, &conv, weights),
+            backward: Kernel::input_grad(level, &conv, weights).map_or_else(OnceLock::new, OnceLock::from),
             bias: bias.to_vec(),
             residual: residual.map(|value| Residual { value: value.0, adds: false }),
             relu,

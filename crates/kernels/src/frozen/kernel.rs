@@ -19,10 +19,16 @@ impl Kernel {
         }
     }
 
-    pub(super) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        match tile(conv) {
-            Some(tile) => Self::Winograd(Winograd::input_grad(tile, level, conv, weights)),
-            None => Self::Direct(Walk::input_grad(level, conv, weights)),
+    /// Of the gradient, from the weights; none where [`Kernel::turned`] can make it later, from much less memory.
+    pub(super) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Option<Self> {
+        tile(conv).is_none().then(|| Self::Direct(Walk::input_grad(level, conv, weights)))
+    }
+
+    /// Of the gradient, from this one of the way there.
+    pub(super) fn turned(&self) -> Option<Self> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Winograd(winograd) => Some(Self::Winograd(winograd.turned())),
         }
     }
 

@@ -64,6 +64,7 @@ impl Frozen {
         let beyond = self.layers[to.0..].iter().flat_map(super::Layer::reads);
         assert!(beyond.min().is_none_or(|value| value >= to.0), "layers behind {to:?} read something before it");
         assert_eq!(dx.len(), x.len(), "values: of the gradient (left), of the images (right)");
+        self.prepare_back(to);
         let (length_in, length_out, words) = (self.input_len(), self.values[to.0].len(), self.masks.max(1));
         let group = group(images);
         let mut masks = vec![0u16; images * words];
@@ -95,6 +96,19 @@ impl Frozen {
                 dx.fill(0.0);
             }
             from = end;
+        }
+    }
+
+    /// The weights for the way back from `to`.
+    fn prepare_back(&self, to: Value) {
+        for layer in &self.layers[..to.0] {
+            if let Work::Conv(conv) = &layer.work
+                && conv.backward.get().is_none()
+                && let Some(turned) = conv.forward.turned()
+            {
+                // Two may do this at once: whoever waited here could hold a thread that the other needs.
+                let _ = conv.backward.set(turned);
+            }
         }
     }
 
@@ -212,7 +226,7 @@ impl Frozen {
                             self.level.run(Gate { dy, channels: of.channels, masks });
                         }
                     }
-                    conv.backward.images(dy, dx, write);
+                    conv.backward.get().expect("prepared").images(dy, dx, write);
                     if let Some(residual) = conv.residual
                         && residual.adds
                     {

@@ -209,3 +209,21 @@ fn re_estimated_statistics_are_those_of_the_batch() {
     }
     assert_eq!(values(&re_estimate(classifier(), [], 1.0)), before);
 }
+
+#[test]
+fn between_two_classifiers_lies_their_mean() {
+    let mut state = state(SGD);
+    replay(&mut state, &replay_of(Scope::Head, 0.0, 6), &supervised(6), 0.1);
+    let after = state.classifier.valid();
+    let mean = values(&between(&classifier(), after.clone(), 0.25));
+    let (before, after) = (values(&classifier()), values(&after));
+    assert_ne!(before, after);
+    for (name, mean) in &mean {
+        for ((mean, before), after) in mean.iter().zip(&before[name]).zip(&after[name]) {
+            let expected = 0.25 * before + 0.75 * after;
+            assert!((mean - expected).abs() <= 1e-6 * expected.abs().max(1.0), "{name}: {mean} {expected}");
+            // What did not move stays to the bit.
+            assert!(before != after || mean == before, "{name}: {mean} {before}");
+        }
+    }
+}

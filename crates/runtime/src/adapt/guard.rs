@@ -2,12 +2,14 @@
 
 use super::AdaptError;
 use super::minibatches::planes;
-use crate::Rgb;
+use crate::devices::is_cpu;
+use crate::frozen::network;
+use crate::{Bundle, Rgb};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::Device;
 use gabion_learn::Mode;
-use gabion_learn::attack::{Campaign, Classifier as _, Image, Network, Pass, Region, first_of_greatest, run};
+use gabion_learn::attack::{Campaign, Classifier as Victim, Image, Network, Pass, Region, first_of_greatest, run};
 use gabion_learn::finetune::Classifier;
 use gabion_spec::{Attack, Manifest, Objective, Pixels, Start, Tolerance};
 use serde::Serialize;
@@ -120,8 +122,8 @@ pub struct Held<'a> {
 /// How a classifier is measured.
 #[derive(Clone, Copy)]
 pub struct Guard<'a> {
-    /// What it takes and tells.
-    pub shape: Shape,
+    /// What the network is.
+    pub manifest: &'a Manifest,
     /// The attack.
     pub tolerance: Tolerance,
     /// Seeds the attack.
@@ -130,6 +132,24 @@ pub struct Guard<'a> {
     pub rows: usize,
     /// Where it computes, without autodiff.
     pub device: &'a Device,
+    /// What computes there.
+    pub by: By,
+}
+
+/// What computes an attack's passes. Both give the same logits and gradients but for rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The network prepared for the CPU, faster by far.
+    Prepared,
+    /// Burn's modules and its autodiff, on any device.
+    Modules,
+}
+
+impl By {
+    /// The fastest there is on a device.
+    pub fn fastest(device: &Device) -> Self {
+        if is_cpu(device) { Self::Prepared } else { Self::Modules }
+    }
 }
 
 /// The attack of a guard: from a random start, in steps of a quarter of the budget.
@@ -151,28 +171,44 @@ impl Guard<'_> {
         told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<(Figures, f64), AdaptError> {
         let start = Instant::now();
-        let graph = classifier.clone().train();
-        let victim = Network {
-            classify: |x: Tensor<4>| {
-                let Classifier { model, head } = if x.device().is_autodiff() { &graph } else { classifier };
-                head.forward(model.feature(x, Mode::Frozen), Mode::Frozen)
-            },
-            size: self.shape.size,
-            classes: self.shape.classes,
-            device: self.device.clone(),
+        let Shape { size, classes } = Shape::of(self.manifest);
+        let figures = match self.by {
+            By::Prepared => {
+                let Classifier { model, head } = classifier.clone();
+                let bundle = Bundle { manifest: self.manifest.clone(), model, head: Some(head) };
+                let prepared = network(&bundle.stored(), self.manifest.input).net;
+                self.attacked(&prepared, held, told)
+            }
+            By::Modules => {
+                let graph = classifier.clone().train();
+                let classify = |x: Tensor<4>| {
+                    let Classifier { model, head } = if x.device().is_autodiff() { &graph } else { classifier };
+                    head.forward(model.feature(x, Mode::Frozen), Mode::Frozen)
+                };
+                self.attacked(&Network { classify, size, classes, device: self.device.clone() }, held, told)
+            }
         };
-        let region = Region::linf(self.tolerance.epsilon.0);
-        let campaign = Campaign { victim: &victim, region, size: self.shape.size, seed: self.seed };
+        Ok((figures?, start.elapsed().as_secs_f64()))
+    }
+
+    fn attacked(
+        &self,
+        victim: &dyn Victim,
+        held: &Held<'_>,
+        told: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Figures, AdaptError> {
+        let Shape { size, classes } = Shape::of(self.manifest);
+        let campaign = Campaign { victim, region: Region::linf(self.tolerance.epsilon.0), size, seed: self.seed };
         let total = held.images.len();
         let mut figures = Figures { images: total, clean: 0, robust: 0 };
         for from in (0..total).step_by(self.rows.max(1)) {
             let chunk = from..total.min(from + self.rows.max(1));
-            let x: Vec<f32> = held.images[chunk.clone()].iter().flat_map(|rgb| planes(rgb, self.shape.size)).collect();
+            let x: Vec<f32> = held.images[chunk.clone()].iter().flat_map(|rgb| planes(rgb, size)).collect();
             let names: Vec<u64> = chunk.clone().map(|index| index as u64).collect();
             let logits = victim.logits(&x, Pass { images: &names, draw: 0 });
             let length = x.len() / chunk.len();
             let right: Vec<Image<'_>> = logits
-                .chunks_exact(self.shape.classes)
+                .chunks_exact(classes)
                 .zip(x.chunks_exact(length))
                 .zip(chunk.clone())
                 .map(|((logits, x), index)| (logits, Image { name: index as u64, label: held.labels[index].into(), x }))
@@ -186,7 +222,7 @@ impl Guard<'_> {
                 return Err(AdaptError::Cancelled { steps: 0 });
             }
         }
-        Ok((figures, start.elapsed().as_secs_f64()))
+        Ok(figures)
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) rows: usize,
     /// Rows of a pass of the guard's attack.
     pub(super) guard_rows: usize,
+    /// Whether there is memory for the guard's network to be prepared for the CPU.
+    pub(super) prepares: bool,
     /// Bytes that it is expected to take at most.
     pub(super) bytes: u64,
 }
@@ -49,7 +51,7 @@ pub(super) fn plan(manifest: &Manifest, recipe: &Adapt, batch: usize, budget: Op
     let fixed = fixed_bytes(manifest, recipe, wanted);
     let Some(budget) = budget else {
         let rows = wanted.clamp(1, whole(recipe).unwrap_or(MOST_ROWS.max(wanted)));
-        return Ok(Plan { rows, guard_rows: MOST_ROWS / 2, bytes: fixed + row * rows as u64 });
+        return Ok(Plan { rows, guard_rows: MOST_ROWS / 2, prepares: true, bytes: fixed + row * rows as u64 });
     };
     let left = budget.saturating_sub(fixed);
     let fitting = |row: u64| usize::try_from(left / row).unwrap_or(usize::MAX);
@@ -65,7 +67,19 @@ pub(super) fn plan(manifest: &Manifest, recipe: &Adapt, batch: usize, budget: Op
         let remedy = "give more, choose a smaller batch, or freeze the statistics";
         return Err(AdaptError::Memory { what: "a whole minibatch", needed, given: budget, remedy });
     }
-    Ok(Plan { rows, guard_rows, bytes: fixed + (row * rows as u64).max(guard_row * guard_rows as u64) })
+    let bytes = fixed + (row * rows as u64).max(guard_row * guard_rows as u64);
+    let prepared = prepared_bytes(manifest) + guard_row * guard_rows as u64;
+    let prepares = prepared <= budget;
+    let bytes = if prepares { bytes.max(prepared) } else { bytes };
+    Ok(Plan { rows, guard_rows, prepares, bytes })
+}
+
+/// Bytes of a network prepared for the CPU with its gradients, beside activations, while nothing is trained: a 3x3 has 36
+/// values each way, and is copied out of the modules and folded first; the modules from before and after are there too.
+fn prepared_bytes(manifest: &Manifest) -> u64 {
+    let classes = manifest.classes.len() as u64;
+    let all = crate::parameter_count(&manifest.encoder, &manifest.projector, classes).unwrap_or(u64::MAX / 64);
+    BASE + F32 * all * (2 * 4 + 4)
 }
 
 /// Rows of a pass that must not be cut.

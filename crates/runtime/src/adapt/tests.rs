@@ -63,6 +63,7 @@ fn steps(steps: u64, scope: Scope) -> Adapt {
         step: Pixels::of_255(4.0),
         statistics: Statistics::Frozen,
         rehearsal: 0.0,
+        keep: 0.0,
         guard: Tolerance { epsilon: Pixels::of_255(4.0), steps: 4, ..Tolerance::default() },
         ..Adapt::new(scope, LocalObjective::Supervised)
     }
@@ -344,5 +345,41 @@ fn little_memory_gives_the_same_result() {
     for (name, a) in &a {
         let far = a.iter().zip(&b[name]).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(far < 1e-3, "{name}: {far}");
+    }
+}
+
+#[test]
+fn the_prepared_network_and_the_modules_measure_the_same() {
+    let adapted = trained();
+    let bundle = adapted.candidate;
+    let classifier = Classifier { model: bundle.model.clone(), head: bundle.head.clone().unwrap() };
+    let Data { images, labels } = Data::of(60, 5);
+    let held = guard::Held { images: images.iter().collect(), labels };
+    let device = Device::flex();
+    for epsilon in [2.0, 8.0, 24.0] {
+        let tolerance = Tolerance { epsilon: Pixels::of_255(epsilon), steps: 10, ..Tolerance::default() };
+        let by = |by| {
+            let guard = Guard { manifest: &bundle.manifest, tolerance, seed: 3, rows: 25, device: &device, by };
+            guard.measure(&classifier, &held, &mut |_, _| Continue(())).unwrap().0
+        };
+        let [prepared, modules] = [By::Prepared, By::Modules].map(by);
+        println!("{epsilon}/255: {prepared:?}, {modules:?}");
+        assert_eq!(prepared.clean, modules.clean);
+        assert!(prepared.robust.abs_diff(modules.robust) <= 1, "{epsilon}/255: {prepared:?}, {modules:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_lies_between_before_and_after() {
+    let (bundle, data) = (bundle(), Data::of(96, 1));
+    let with =
+        |keep| values(&go(&bundle, &data.local(), &Adapt { keep, ..steps(4, Scope::LastBlock) }).unwrap().candidate);
+    let (before, after, half) = (values(&bundle), with(0.0), with(0.5));
+    for (name, half) in &half {
+        for ((half, before), after) in half.iter().zip(&before[name]).zip(&after[name]) {
+            let mean = 0.5 * (before + after);
+            assert!((half - mean).abs() <= 1e-6 * mean.abs().max(1.0), "{name}: {half}, {mean}");
+            assert!(before != after || half == before, "{name}: what does not move stays to the bit");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A manifest with the modules that it describes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bundle {
     /// What the bundle is.
     pub manifest: Manifest,

@@ -1,7 +1,7 @@
 //! Adapters through Burn's wgpu.
 
 use super::cache::Cache;
-use super::{Choice, DeviceError, Offered, SOFTWARE, guarded};
+use super::{Choice, DeviceError, Limits, Offered, SOFTWARE, guarded};
 use burn::tensor::Device;
 use burn::tensor::wgpu::WgpuSetup;
 use burn::tensor::wgpu::wgpu::{
@@ -67,6 +67,20 @@ fn offer(adapter: &Adapter) -> Offered {
         kind: kind.into(),
         backend: info.backend.to_string(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().into(),
+        limits: Some(limits(adapter)),
+    }
+}
+
+fn limits(adapter: &Adapter) -> Limits {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let subgroup = [info.subgroup_min_size, info.subgroup_max_size];
+    Limits {
+        buffer: limits.max_buffer_size,
+        binding: limits.max_storage_buffer_binding_size,
+        workgroup: limits.max_compute_invocations_per_workgroup,
+        shared: limits.max_compute_workgroup_storage_size,
+        subgroup: features.contains(Features::SUBGROUP).then_some(subgroup),
+        f16: features.contains(Features::SHADER_F16),
     }
 }
 

@@ -1,34 +1,65 @@
-//! A session on a device of Burn's, with the CPU behind it: a device that is lost, or that has not the memory for one
-//! view, costs the images it was busy with some time and nothing else.
+//! A session on a device, with the CPU behind it: a device that is lost, or that has not the memory for one view, costs
+//! the images it was busy with some time and nothing else.
+
+mod chunk;
+mod modules;
 
 use super::{ClassifyError, Engine, Seen, Session, crops, on_cpu};
 use crate::frozen::{Network, network};
-use crate::pipeline::{Pipeline, PipelineError, Wanted, Work};
+use crate::pipeline::Wanted;
 use crate::{Bundle, BundleError, Choice, Offered, Stored};
-use burn::Tensor;
 use burn::module::Module;
-use burn::tensor::{Device, TensorData};
-use gabion_augment::Draw;
-use gabion_learn::{Head, Mode, Model};
+use chunk::Chunk;
+use gabion_spec::Precision;
+use half::f16;
+use modules::Modules;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A dispatch that takes longer risks the driver's watchdog: fewer views go next.
-const LONGEST: Duration = Duration::from_millis(500);
+/// What computes and may break: Burn's modules, or in tests something that breaks on purpose.
+trait Device: fmt::Debug + Send + Sync {
+    /// Logits of the view that `pixels` hold, or of those that are to be made, row by row. A panic counts as trouble.
+    fn logits(&self, seen: Seen<'_>, pixels: &[f32]) -> Result<Vec<f32>, Trouble>;
 
-/// Modules on a device.
+    /// Lets go of what lies on it without asking it: it is lost.
+    fn abandon(&self);
+
+    /// Computes in this precision from now on, where it can.
+    fn compute_in(&mut self, _: Precision) {}
+
+    /// What it computes in.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
+    /// Views are made as wanted from now on, on the device that `offered` describes.
+    fn make_views(&mut self, _: Wanted, _: &Offered) {}
+
+    /// What makes the views and why, once it was chosen.
+    fn pipeline(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// What a device could not do.
+enum Trouble {
+    /// It had not the memory.
+    Memory(String),
+    /// It is gone, or in a state that nobody knows.
+    Lost(String),
+    /// What it was given makes no sense.
+    Input(ClassifyError),
+}
+
+/// A device, and the CPU behind it.
 #[derive(Debug)]
 pub(super) struct OnDevice {
     stored: Stored,
-    /// Gone once the device was lost.
-    modules: RwLock<Option<(Model, Head)>>,
-    device: Device,
-    wanted: Option<(Wanted, Offered)>,
-    pipeline: OnceLock<(Pipeline, String)>,
-    /// Views at once that the device is known to bear.
-    most: AtomicUsize,
+    device: Box<dyn Device>,
+    chunk: Mutex<Chunk>,
     /// Why the CPU took over, and the network there.
     fallen: OnceLock<(String, Network)>,
 }
@@ -50,16 +81,14 @@ impl Session {
         if device.is_autodiff() {
             (modules, device) = ((modules.0.valid(), modules.1.valid()), device.without_autodiff());
         }
-        let engine = OnDevice {
-            stored,
-            modules: RwLock::new(Some(modules)),
-            device,
-            wanted: None,
-            pipeline: OnceLock::new(),
-            most: AtomicUsize::new(usize::MAX),
-            fallen: OnceLock::new(),
-        };
-        Ok(Self { augment: crops(&manifest), manifest, engine: Engine::Device(Box::new(engine)), memory: None })
+        Ok(Self::behind(Box::new(Modules::new(modules, manifest.input, device)), stored))
+    }
+
+    /// A session on a device that computes what `stored` says.
+    fn behind(device: Box<dyn Device>, stored: Stored) -> Self {
+        let manifest = stored.manifest.clone();
+        let engine = OnDevice { stored, device, chunk: Mutex::new(Chunk::new()), fallen: OnceLock::new() };
+        Self { augment: crops(&manifest), manifest, engine: Engine::Device(Box::new(engine)), memory: None }
     }
 
     /// A session where it is asked for; for [`Choice::Auto`] on what classifies faster in a short trial, and then never
@@ -67,42 +96,73 @@ impl Session {
     ///
     /// # Errors
     /// When the bundle cannot be read or has no head, or there is no such device.
-    pub fn open_on(bundle: &std::path::Path, choice: Choice) -> Result<(Self, String), SessionError> {
+    pub fn open_on(bundle: &Path, choice: Choice) -> Result<(Self, String), SessionError> {
+        if choice == Choice::Cpu {
+            return Ok((Self::open(bundle)?, "the CPU, as asked".into()));
+        }
         let stored = Stored::read(bundle)?;
         let cpu = Self::of(&stored)?;
+        let (elsewhere, place) = cpu.elsewhere(&stored, choice)?;
+        Ok((elsewhere.unwrap_or(cpu), place))
+    }
+
+    /// The bundle of this session, which is one on the CPU, on another device; none where the CPU was asked for, there is
+    /// nothing else or, for [`Choice::Auto`], nothing faster. Also in words where it is and why.
+    pub(crate) fn elsewhere(&self, stored: &Stored, choice: Choice) -> Result<(Option<Self>, String), SessionError> {
         if choice == Choice::Cpu {
-            return Ok((cpu, "the CPU, as asked".into()));
+            return Ok((None, "the CPU, as asked".into()));
         }
         let (device, offered) = crate::choose(choice)?;
         if offered.choice == Choice::Cpu {
-            return Ok((cpu, "the CPU: there is no GPU".into()));
+            return Ok((None, "the CPU: there is no GPU".into()));
         }
-        let file = bundle.join(&stored.manifest.weights.file);
-        let made = Bundle::made_of(stored, &device).map_err(|misfit| BundleError::Tensor { path: file, misfit })?;
+        let file = Path::new(&stored.manifest.weights.file).into();
+        let made = Bundle::made_of(stored.clone(), &device);
+        let made = made.map_err(|misfit| BundleError::Tensor { path: file, misfit })?;
         let gpu = Self::new(made)?.with_pipeline(Wanted::Auto, &offered);
         let name = format!("{} ({}, {})", offered.name, offered.kind, offered.backend);
         if choice != Choice::Auto {
-            return Ok((gpu, format!("{name}, as asked")));
+            return Ok((Some(gpu), format!("{name}, as asked")));
         }
-        let [on_gpu, on_cpu] = [&gpu, &cpu].map(Self::trial);
+        let [on_gpu, on_cpu] = [&gpu, self].map(Self::trial);
         let told = format!("16 views: {name} {:.1} ms, CPU {:.1} ms", millis(on_gpu), millis(on_cpu));
-        Ok(if on_gpu < on_cpu && gpu.fallen().is_none() { (gpu, told) } else { (cpu, told) })
+        Ok(((on_gpu < on_cpu && gpu.fallen().is_none()).then_some(gpu), told))
     }
 
     /// Crops are made as wanted, on the device that `offered` describes; without this the CPU makes them.
     #[must_use]
     pub fn with_pipeline(mut self, wanted: Wanted, offered: &Offered) -> Self {
-        if let Engine::Device(device) = &mut self.engine {
-            device.wanted = Some((wanted, offered.clone()));
-            device.pipeline = OnceLock::new();
+        if let Engine::Device(on) = &mut self.engine {
+            on.device.make_views(wanted, offered);
         }
         self
+    }
+
+    /// Computes in half precision where the device has it: half of the memory, and on most GPUs in less time. Where it has
+    /// not, on the CPU, and where a weight is beyond 16 bits, it is f32 as before: see [`Session::precision`].
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        if let Engine::Device(on) = &mut self.engine {
+            let fits = |tensor: &crate::Tensor| tensor.values.iter().all(|value| value.abs() <= f16::MAX.to_f32());
+            if precision == Precision::F32 || on.stored.tensors.values().all(fits) {
+                on.device.compute_in(precision);
+            }
+        }
+        self
+    }
+
+    /// What it computes in.
+    pub fn precision(&self) -> Precision {
+        match &self.engine {
+            Engine::Device(on) if on.fallen.get().is_none() => on.device.precision(),
+            _ => Precision::F32,
+        }
     }
 
     /// What makes the crops and why, once some were made on a device.
     pub fn pipeline(&self) -> Option<&str> {
         match &self.engine {
-            Engine::Device(device) => device.pipeline.get().map(|(_, why)| why.as_str()),
+            Engine::Device(on) => on.device.pipeline(),
             _ => None,
         }
     }
@@ -138,16 +198,6 @@ pub enum SessionError {
     Device(#[from] crate::DeviceError),
 }
 
-/// What a device could not do.
-enum Trouble {
-    /// It had not the memory.
-    Memory(String),
-    /// It is gone, or in a state that nobody knows.
-    Lost(String),
-    /// What it was given makes no sense.
-    Input(PipelineError),
-}
-
 impl OnDevice {
     pub(super) fn fallen(&self) -> Option<&str> {
         self.fallen.get().map(|(why, _)| why.as_str())
@@ -158,12 +208,16 @@ impl OnDevice {
         let classes = out.len() / draws.len();
         let mut done = 0;
         while done < draws.len() {
-            let views = self.most.load(Ordering::Relaxed).min(draws.len() - done);
+            let views = self.chunk().views().min(draws.len() - done);
             let draws = &draws[done..done + views];
             self.some(Seen::Crops(source, draws), pixels, &mut out[done * classes..][..views * classes])?;
             done += views;
         }
         Ok(())
+    }
+
+    fn chunk(&self) -> MutexGuard<'_, Chunk> {
+        self.chunk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As many views as were asked for, in halves where the device has not the memory, on the CPU where it is gone.
@@ -174,20 +228,25 @@ impl OnDevice {
             return Ok(());
         }
         let start = Instant::now();
-        match self.tried(seen, pixels, out) {
-            Ok(()) => {
-                if let Seen::Crops(_, draws) = seen
-                    && start.elapsed() > LONGEST
-                {
-                    self.most.fetch_min((draws.len() / 2).max(1), Ordering::Relaxed);
+        match self.tried(seen, pixels) {
+            // Half precision that overflowed tells nothing.
+            Ok(logits)
+                if self.device.precision() == Precision::F16 && logits.iter().any(|logit| !logit.is_finite()) =>
+            {
+                self.fall("a value is beyond half precision".into(), seen, pixels, out)
+            }
+            Ok(logits) => {
+                out.copy_from_slice(&logits);
+                if let Seen::Crops(_, draws) = seen {
+                    self.chunk().took(draws.len(), start.elapsed());
                 }
                 Ok(())
             }
-            Err(Trouble::Input(error)) => Err(error.into()),
+            Err(Trouble::Input(error)) => Err(error),
             Err(Trouble::Memory(why)) => match seen {
                 Seen::Crops(source, draws) if draws.len() > 1 => {
+                    self.chunk().too_many(draws.len());
                     let half = draws.len() / 2;
-                    self.most.fetch_min(half, Ordering::Relaxed);
                     let (first, second) = out.split_at_mut(out.len() / draws.len() * half);
                     self.some(Seen::Crops(source, &draws[..half]), pixels, first)?;
                     self.some(Seen::Crops(source, &draws[half..]), pixels, second)
@@ -200,65 +259,25 @@ impl OnDevice {
 
     fn fall(&self, why: String, seen: Seen<'_>, pixels: &mut Vec<f32>, out: &mut [f32]) -> Result<(), ClassifyError> {
         self.fallen.get_or_init(|| {
-            // A lost device's tensors are never touched again, not even to be freed.
-            if let Some(modules) = self.modules.write().unwrap_or_else(PoisonError::into_inner).take() {
-                std::mem::forget(modules);
-            }
+            self.device.abandon();
             (why, network(&self.stored, self.stored.manifest.input))
         });
         self.some(seen, pixels, out)
     }
 
-    fn tried(&self, seen: Seen<'_>, pixels: &[f32], out: &mut [f32]) -> Result<(), Trouble> {
-        let computed = catch_unwind(AssertUnwindSafe(|| {
-            let views = match seen {
-                Seen::Pixels => {
-                    let input = self.stored.manifest.input;
-                    let shape = [1, 3, input.height as usize, input.width as usize];
-                    Tensor::from_data(TensorData::new(pixels.to_vec(), shape), &self.device)
-                }
-                Seen::Crops(source, draws) => self.views(source, draws)?,
-            };
-            let modules = self.modules.read().unwrap_or_else(PoisonError::into_inner);
-            let Some((model, head)) = modules.as_ref() else { return Ok(None) };
-            let logits = head.forward(model.feature(views, Mode::Eval), Mode::Eval);
-            Ok(Some(logits.into_data_as::<f32>().try_into_vec::<f32>().expect("f32 was asked for")))
-        }));
-        match computed {
-            Ok(Ok(Some(logits))) => {
-                out.copy_from_slice(&logits);
-                Ok(())
-            }
-            Ok(Ok(None)) => Err(Trouble::Lost("another image lost it".into())),
-            Ok(Err(PipelineError::Lost { why })) => Err(Trouble::Lost(why)),
-            Ok(Err(error)) => Err(Trouble::Input(error)),
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                let why = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                let memory = ["out of memory", "outofmemory", "oom"];
-                let lower = why.to_lowercase();
-                if memory.iter().any(|word| lower.contains(word)) {
-                    Err(Trouble::Memory(why))
-                } else {
-                    Err(Trouble::Lost(why))
-                }
-            }
-        }
-    }
-
-    fn views(&self, source: gabion_augment::cpu::Source<'_>, draws: &[Draw]) -> Result<Tensor<4>, PipelineError> {
-        let size = [self.stored.manifest.input.height, self.stored.manifest.input.width];
-        if self.pipeline.get().is_none() {
-            let work = Work { sources: &[source], draws, size };
-            let chosen = match &self.wanted {
-                None => (Pipeline::cpu(self.device.clone()), "views: cpu pipeline".into()),
-                Some((wanted, offered)) => Pipeline::choose(*wanted, &self.device, offered, &work)?,
-            };
-            // Another thread's choice does as well.
-            let _ = self.pipeline.set(chosen);
-        }
-        let (pipeline, _) = self.pipeline.get().expect("set above");
-        pipeline.views(&pipeline.sources(&[source])?, draws, size)
+    /// What the device computes; its panic is trouble of the kind that the message tells.
+    fn tried(&self, seen: Seen<'_>, pixels: &[f32]) -> Result<Vec<f32>, Trouble> {
+        catch_unwind(AssertUnwindSafe(|| self.device.logits(seen, pixels))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            let why = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let lower = why.to_lowercase();
+            let memory =
+                ["out of memory", "outofmemory", "out_of_memory", "oom"].iter().any(|word| lower.contains(word));
+            Err(if memory { Trouble::Memory(why) } else { Trouble::Lost(why) })
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

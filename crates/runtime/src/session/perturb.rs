@@ -16,7 +16,11 @@ impl Session {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // values of a byte
     pub fn perturbed(&self, image: &Rgb, epsilon: Pixels, steps: u32) -> Result<Option<[Rgb; 2]>, ClassifyError> {
         let label = self.classify(image, &Classify::default())?.label;
-        let Engine::Cpu(network) = &self.engine else { return Ok(None) };
+        let network = match &self.engine {
+            Engine::Cpu(network) => network,
+            #[cfg(any(feature = "burn", feature = "candle"))]
+            _ => return Ok(None),
+        };
         let (height, width) = (self.manifest.input.height as usize, self.manifest.input.width as usize);
         let clean = image.centre(height, width);
         let pixels = height * width;

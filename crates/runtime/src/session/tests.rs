@@ -74,6 +74,40 @@ fn probabilities_are_a_distribution_and_the_label_is_their_first() {
 }
 
 #[test]
+fn a_session_that_is_opened_reads_what_it_needs_and_checks_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, mut stored) = (folder.path().join("bundle"), stored());
+    stored.write(&dir, Precision::F32).unwrap();
+    let lean = Stored::read_to_answer(&dir).unwrap();
+    let gone = |name: &str| name.starts_with("projector.projection.");
+    assert!(stored.tensors.keys().any(|name| gone(name)));
+    let kept = stored.tensors.iter().filter(|(name, _)| !gone(name));
+    assert!(lean.tensors.iter().eq(kept));
+    let (image, options) = (picture(20, 20, 1), Classify { views: 3, ..Classify::default() });
+    let said = |session: &Session| session.classify(&image, &options).unwrap().probabilities;
+    assert_eq!(said(&Session::open(&dir).unwrap()), said(&Session::of(&stored).unwrap()));
+    // A value that is no number, though nothing is computed with it; its writer knew the right hash.
+    let nothing = &mut stored.tensors.get_mut("projector.projection.3.weight").unwrap().values[0];
+    *nothing = 12345.5;
+    let dir = folder.path().join("broken");
+    stored.write(&dir, Precision::F32).unwrap();
+    let file = dir.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = bytes.windows(4).position(|window| window == 12345.5f32.to_le_bytes()).unwrap();
+    bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let hash = |bytes: &[u8]| {
+        use sha2::Digest;
+        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let manifest = std::fs::read_to_string(dir.join("manifest.json")).unwrap();
+    let manifest = manifest.replace(&hash(&std::fs::read(&file).unwrap()), &hash(&bytes));
+    std::fs::write(&file, bytes).unwrap();
+    std::fs::write(dir.join("manifest.json"), manifest).unwrap();
+    let error = Session::open(&dir).unwrap_err().to_string();
+    assert!(error.contains("projector.projection.3.weight"), "{error}");
+}
+
+#[test]
 fn equal_seeds_give_equal_predictions_on_any_thread() {
     let session = Session::of(&stored()).unwrap();
     let images: Vec<Rgb> = (0..6).map(|seed| picture(20, 20, seed)).collect();

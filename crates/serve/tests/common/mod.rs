@@ -59,7 +59,13 @@ pub fn answer(stream: &mut TcpStream) -> Option<Answer> {
 }
 
 pub fn ask(stream: &mut TcpStream, method: &str, path: &str, body: &[u8]) {
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n", body.len());
+    ask_with(stream, method, path, "", body);
+}
+
+/// With more lines in the head, each with its end.
+pub fn ask_with(stream: &mut TcpStream, method: &str, path: &str, lines: &str, body: &[u8]) {
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: here\r\n{lines}content-length: {length}\r\n\r\n");
     // The server may have closed it.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
 }

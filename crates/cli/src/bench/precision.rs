@@ -1,0 +1,95 @@
+//! `gabion bench precision`: what half precision on a device changes.
+
+use super::{ensure_place, load_average};
+use crate::commands::{DataArguments, bundle_path, machine, typed, versions};
+use crate::output::{Done, Output, table, usage};
+use anyhow::anyhow;
+use gabion_runtime::{Bundle, Choice, Classify, Prediction, Rgb, Session, durable};
+use gabion_spec::Precision;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Classify test images in f32 and in f16 on a device, and compare.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  \
+    gabion bench precision models/cifar10-small --data data/cifar10 --out results/precision-cifar10-small.json")]
+pub struct Arguments {
+    /// A run folder or a bundle with a head.
+    #[arg(value_name = "RUN|BUNDLE")]
+    bundle: PathBuf,
+    #[command(flatten)]
+    data: DataArguments,
+    /// Test images, the same number of each class as far as that goes.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    images: u32,
+    /// wgpu or cuda: on the CPU everything is f32.
+    #[arg(long, default_value = "wgpu", value_name = "DEVICE")]
+    device: String,
+    /// Seeds the choice of images.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where the numbers go.
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Done {
+    if let Some(out) = &arguments.out {
+        ensure_place(out)?;
+    }
+    let choice: Choice = arguments.device.parse().map_err(usage)?;
+    let (device, offered) = gabion_runtime::choose(choice)?;
+    let bundle = Bundle::open(&bundle_path(&arguments.bundle), &device)?;
+    let (name, weights) = (bundle.manifest.name.clone(), bundle.manifest.weights.sha256.clone());
+    let open = |precision| Ok::<_, anyhow::Error>(Session::new(bundle.clone())?.with_precision(precision));
+    let [full, half] = [open(Precision::F32)?, open(Precision::F16)?];
+    if half.precision() != Precision::F16 {
+        return Err(anyhow!(
+            "{} computes in f32 alone: choose a device whose f16 is yes in `gabion devices`",
+            offered.name
+        )
+        .into());
+    }
+    let test = arguments.data.open(None)?.split.test.stratified(arguments.images as usize, arguments.seed);
+    let (mut right, mut same, mut furthest) = ([0u32; 2], 0u32, 0f32);
+    for index in 0..test.len() {
+        let image = Rgb { height: test.height, width: test.width, pixels: test.image(index).to_vec() };
+        let said = |session: &Session| session.classify(&image, &Classify::default());
+        let said: [Prediction; 2] = [said(&full)?, said(&half)?];
+        for (right, said) in right.iter_mut().zip(&said) {
+            *right += u32::from(said.label == usize::from(test.labels[index]));
+        }
+        same += u32::from(said[0].label == said[1].label);
+        let apart = said[0].probabilities.iter().zip(&said[1].probabilities).map(|(a, b)| (a - b).abs());
+        furthest = apart.fold(furthest, f32::max);
+    }
+    if let Some(why) = full.fallen().or(half.fallen()) {
+        return Err(anyhow!("the CPU had to take over ({why}): nothing was measured").into());
+    }
+    let percent = |count: u32| 100.0 * f64::from(count) / test.len() as f64;
+    let value = json!({
+        "machine": machine(),
+        "versions": versions(),
+        "command": typed(),
+        "device": { "name": offered.name, "kind": offered.kind, "driver": offered.driver },
+        "model": { "name": name, "weights": weights },
+        "load_average": load_average(),
+        "result": {
+            "images": test.len(), "right_f32": right[0], "right_f16": right[1], "same_label": same,
+            "largest_difference_of_a_probability": furthest,
+        },
+    });
+    if let Some(out) = &arguments.out {
+        let mut text = serde_json::to_string_pretty(&value)?;
+        text.push('\n');
+        durable::write(out, text.as_bytes()).map_err(|error| anyhow!("cannot write {}: {error}", out.display()))?;
+        output.note(format!("written to {}", out.display()));
+    }
+    output.result(&value, || {
+        let row = [percent(right[0]), percent(right[1]), percent(same)].map(|percent| format!("{percent:.2}"));
+        table(
+            &["right in f32, %", "right in f16, %", "same label, %", "furthest probability"],
+            [row.into_iter().chain([format!("{furthest:.4}")]).collect()],
+        )
+    })
+}
