@@ -89,20 +89,6 @@ pub enum Attack {
         /// Draws that a gradient is averaged over, for classifiers that draw at random.
         eot: u32,
     },
-    /// Projected gradient descent on the difference of two logits, one target after another (MultiTargeted, Gowal et
-    /// al. 2019, <https://arxiv.org/abs/1910.09338>).
-    PgdTargeted {
-        /// Targets, from the second most probable class of the image on.
-        targets: u32,
-        /// Steps for a target.
-        steps: u32,
-        /// Length of a step.
-        step: Pixels,
-        /// Restarts for a target.
-        restarts: u32,
-        /// Where a restart begins.
-        start: Start,
-    },
     /// Auto-PGD (Croce and Hein 2020).
     Apgd {
         /// What it raises.
@@ -156,12 +142,6 @@ impl Attack {
         vec![Self::APGD_CE, Self::APGD_T, Self::FAB_T, Self::SQUARE]
     }
 
-    /// PGD to every other class of ten, 50 steps of a quarter of the budget each, from a random place.
-    pub fn pgd_targeted(epsilon: Pixels) -> Self {
-        let step = Pixels(epsilon.0 / 4.0);
-        Self::PgdTargeted { targets: 9, steps: 50, step, restarts: 1, start: Start::Random }
-    }
-
     /// The version for classifiers that draw at random, gradients averaged over 20 draws.
     pub fn autoattack_rand() -> Vec<Self> {
         let apgd = |objective| Self::Apgd { objective, iterations: 100, restarts: 1, eot: 20 };
@@ -186,7 +166,6 @@ impl Attack {
                 let kind = if momentum == 0.0 { "pgd" } else { "mi-pgd" };
                 format!("{kind}{}-{steps}{}{}", of(objective), times(restarts), drawn(eot))
             }
-            Self::PgdTargeted { steps, restarts, .. } => format!("pgd-t-{steps}{}", times(restarts)),
             Self::Apgd { objective, iterations, restarts, eot } => {
                 let of = if objective == Objective::CrossEntropy { "-ce" } else { of(objective) };
                 format!("apgd{of}{}{}{}", long(iterations), times(restarts), drawn(eot))

@@ -238,8 +238,8 @@ pub enum Protocol {
     Paper2Step,
     /// PGD-50, step epsilon/4, 5 random restarts.
     Strong,
-    /// PGD-50 on the difference of two logits, step epsilon/4, random start, to each of nine other classes.
-    Targeted,
+    /// APGD on cross-entropy, then on targets: the two attacks of AutoAttack that leave the others next to nothing.
+    Apgd,
     /// AutoAttack, standard version (Croce and Hein 2020).
     Autoattack,
     /// AutoAttack's version for classifiers that draw at random: gradients averaged over 20 draws.

@@ -78,8 +78,8 @@ enum ProtocolArgument {
     Paper2Step,
     /// PGD-50, 5 random restarts.
     Strong,
-    /// PGD-50 to each of nine other classes.
-    Targeted,
+    /// The first two attacks of AutoAttack, APGD-CE and APGD-T: most of its strength in a part of its time.
+    Apgd,
     /// AutoAttack, standard version.
     Autoattack,
     /// AutoAttack, the version for classifiers that draw at random: gradients averaged over 20 draws.
@@ -100,7 +100,7 @@ impl From<ProtocolArgument> for Protocol {
             ProtocolArgument::Paper => Self::Paper,
             ProtocolArgument::Paper2Step => Self::Paper2Step,
             ProtocolArgument::Strong => Self::Strong,
-            ProtocolArgument::Targeted => Self::Targeted,
+            ProtocolArgument::Apgd => Self::Apgd,
             ProtocolArgument::Autoattack => Self::Autoattack,
             ProtocolArgument::AutoattackRand => Self::AutoattackRand,
             ProtocolArgument::Views => Self::Views,
@@ -114,7 +114,7 @@ impl From<ProtocolArgument> for Protocol {
 impl ProtocolArgument {
     /// Minutes or hours rather than seconds: kept in a folder, whether one was named or not.
     fn is_long(self) -> bool {
-        !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong | Self::Targeted)
+        !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong)
     }
 }
 

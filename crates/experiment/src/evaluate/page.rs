@@ -70,7 +70,7 @@ fn subtitle(Assessment { evaluation, .. }: &Assessment, about: &About) -> String
         Protocol::Paper => "the paper's PGD-20",
         Protocol::Paper2Step => "two steps of PGD, for comparison only",
         Protocol::Strong => "PGD-50 with five random restarts",
-        Protocol::Targeted => "PGD-50 to each of nine other classes",
+        Protocol::Apgd => "Auto-PGD, untargeted and targeted",
         Protocol::Autoattack => "AutoAttack",
         Protocol::AutoattackRand => "AutoAttack's version for random classifiers",
         Protocol::Views => "the classifier over crops under attack",

@@ -28,7 +28,7 @@ pub fn stages(protocol: Protocol, objective: Objective, epsilon: Pixels) -> Vec<
         Protocol::Paper => alone(climb(objective, 20, Pixels(0.01), 1, Start::Zero)),
         Protocol::Paper2Step => alone(climb(objective, 2, Pixels(0.01), 1, Start::Zero)),
         Protocol::Strong => alone(climb(objective, 50, Pixels(epsilon.0 / 4.0), 5, Start::Random)),
-        Protocol::Targeted => alone(Attack::pgd_targeted(epsilon)),
+        Protocol::Apgd => vec![Stage { name: Some("apgd"), attacks: vec![Attack::APGD_CE, Attack::APGD_T] }],
         Protocol::AutoattackRand => vec![Stage { name: Some("autoattack rand"), attacks: Attack::autoattack_rand() }],
         Protocol::Autoattack | Protocol::Trust | Protocol::All => {
             vec![Stage { name: Some("autoattack"), attacks: Attack::autoattack() }]

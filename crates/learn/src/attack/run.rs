@@ -33,9 +33,7 @@ pub fn notes(attack: &Attack, classes: usize) -> Vec<String> {
         }
         _ => {}
     }
-    if let Attack::PgdTargeted { targets, .. }
-    | Attack::ApgdTargeted { targets, .. }
-    | Attack::FabTargeted { targets, .. } = *attack
+    if let Attack::ApgdTargeted { targets, .. } | Attack::FabTargeted { targets, .. } = *attack
         && classes <= targets as usize
     {
         notes.push(format!("{name}: {classes} classes leave {} targets of {targets}", classes.saturating_sub(1)));
@@ -70,10 +68,10 @@ pub fn run(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec
 fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<Found> {
     let Campaign { victim, region, size, seed } = campaign;
     let once = Target { victim, eot: 1 };
-    let steps = |target: &Target<'_>, images: &[Image<'_>], objective: Objective, run: steps::Run<'_>| {
-        steps::run(target, region, images, &vec![Goal::Untargeted(objective); images.len()], run)
-    };
+    let steps =
+        |target: &Target<'_>, images: &[Image<'_>], run: steps::Run<'_>| steps::run(target, region, images, run);
     let single = steps::Run {
+        objective: Objective::CrossEntropy,
         steps: 1,
         step: region.epsilon,
         momentum: 0.0,
@@ -84,28 +82,18 @@ fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<
     };
     match *attack {
         Attack::Noise { draws } => steps::noise(&once, region, images, draws, seed),
-        Attack::Fgsm { objective } => steps(&once, images, objective, single),
+        Attack::Fgsm { objective } => steps(&once, images, steps::Run { objective, ..single }),
         Attack::RandomFgsm { objective } => {
             let half = region.epsilon / 2.0;
-            let run = steps::Run { step: half, start: Start::Random, reach: half, name: "r+fgsm", ..single };
-            steps(&once, images, objective, run)
+            let run = steps::Run { objective, step: half, start: Start::Random, reach: half, name: "r+fgsm", ..single };
+            steps(&once, images, run)
         }
         Attack::Pgd { objective, steps: count, step, restarts, start, momentum, eot } => {
             let target = Target { victim, eot: eot.max(1) };
             over(restarts, images, |restart, images| {
                 let name = format!("pgd.{restart}");
-                let run = steps::Run { steps: count, step: step.0, momentum, start, name: &name, ..single };
-                steps(&target, images, objective, run)
-            })
-        }
-        Attack::PgdTargeted { targets, steps: count, step, restarts, start } => {
-            let aims = aims(victim, images, targets);
-            over_places(aims.rounds * restarts, images, |round, places, images| {
-                let (rank, restart) = (round / restarts, round % restarts);
-                let name = format!("pgd-t.{rank}.{restart}");
-                let goals: Vec<Goal> = places.iter().map(|&place| Goal::Difference(aims.of(place, rank))).collect();
-                let run = steps::Run { steps: count, step: step.0, start, name: &name, ..single };
-                steps::run(&once, region, images, &goals, run)
+                let run = steps::Run { objective, steps: count, step: step.0, momentum, start, name: &name, ..single };
+                steps(&target, images, run)
             })
         }
         Attack::Apgd { objective, iterations, restarts, eot } => {

@@ -8,6 +8,7 @@ use gabion_spec::{Norm, Objective, Start};
 /// One run of steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Run<'a> {
+    pub(super) objective: Objective,
     pub(super) steps: u32,
     /// Length of a step.
     pub(super) step: f32,
@@ -40,45 +41,32 @@ fn random_point(region: Region, image: &Image<'_>, reach: f32, seed: u64, name: 
     x
 }
 
-struct State {
-    goal: Goal,
-    /// The accumulated gradient.
-    sum: Vec<f32>,
-}
-
-/// Runs the steps on every image, `goals` one an image. The greatest loss counts, the start included.
-pub(super) fn run(
-    target: &Target<'_>,
-    region: Region,
-    images: &[Image<'_>],
-    goals: &[Goal],
-    run: Run<'_>,
-) -> Vec<Found> {
+/// Runs the steps on every image. The greatest loss counts, the start included.
+pub(super) fn run(target: &Target<'_>, region: Region, images: &[Image<'_>], run: Run<'_>) -> Vec<Found> {
     let mut landed: Vec<Option<Found>> = images.iter().map(|_| None).collect();
     let mut flights: Vec<_> = images
         .iter()
-        .zip(goals)
         .enumerate()
-        .map(|(place, (image, &goal))| {
+        .map(|(place, image)| {
             let x = match run.start {
                 Start::Zero => image.x.to_vec(),
                 Start::Random => random_point(region, image, run.reach, run.seed, run.name),
             };
             let (length, found) = (x.len(), Found::new(&x));
-            Flight { image: *image, place, x, found, own: State { goal, sum: vec![0.0; length] } }
+            Flight { image: *image, place, x, found, own: vec![0.0f32; length] }
         })
         .collect();
     for step in 0..=run.steps {
-        let goal = |state: &State| state.goal;
-        let see = |flight: &mut Flight<'_, State>, row: Row<'_>| {
-            let Flight { image, x, found, own: State { sum, .. }, .. } = flight;
+        let goal = |_: &Vec<f32>| Goal::Untargeted(run.objective);
+        let see = |flight: &mut Flight<'_, Vec<f32>>, row: Row<'_>| {
+            let Flight { image, x, found, own, .. } = flight;
             found.improve(x, row.loss as f32);
             if row.fooled {
                 found.fool(x, step);
             } else if step < run.steps {
-                accumulate(sum, row.gradient, run.momentum);
-                let ascent = region.ascent(sum);
-                x.iter_mut().zip(&*sum).for_each(|(x, &g)| *x += run.step * ascent(g));
+                accumulate(own, row.gradient, run.momentum);
+                let ascent = region.ascent(own);
+                x.iter_mut().zip(&*own).for_each(|(x, &g)| *x += run.step * ascent(g));
                 region.project(image.x, x);
             }
         };

@@ -89,7 +89,6 @@ fn every_attack() -> Vec<Attack> {
         Attack::RandomFgsm { objective: Objective::Margin },
         pgd(Objective::CrossEntropy, 0.0, Start::Zero, 1),
         pgd(Objective::Dlr, 0.9, Start::Random, 3),
-        Attack::PgdTargeted { targets: 9, steps: 10, step: Pixels(0.01), restarts: 2, start: Start::Random },
         Attack::Apgd { objective: Objective::CrossEntropy, iterations: 20, restarts: 1, eot: 1 },
         Attack::Apgd { objective: Objective::Dlr, iterations: 20, restarts: 2, eot: 2 },
         Attack::ApgdTargeted { targets: 9, iterations: 10, restarts: 1, eot: 1 },
