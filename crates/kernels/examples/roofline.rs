@@ -140,26 +140,23 @@ fn norms(width: usize, batch: usize) {
         let norm = BatchNorm { channels, epsilon: 1e-5, relu: true };
         let (x, residual, dy) = (noise(length), noise(length), noise(length));
         let (gamma, beta) = (vec![1.0; channels], vec![0.1; channels]);
-        let (mut y, mut dx, mut d_residual) = (dy.clone(), dy.clone(), dy.clone());
+        let (mut y, mut dx, mut mask) = (dy.clone(), dy.clone(), vec![0; norm.mask_len(length)]);
         let (mut dgamma, mut dbeta) = (gamma.clone(), gamma.clone());
-        let mut statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y);
-        let train = best(|| statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y));
+        let residual = Some(residual.as_slice());
+        let mut statistics = batch_norm_train(&norm, &x, &gamma, &beta, residual, &mut y, &mut mask);
+        let train = best(|| statistics = batch_norm_train(&norm, &x, &gamma, &beta, residual, &mut y, &mut mask));
+        let mut dy = dy;
         let mut backward = |training: bool| {
             best(|| {
-                let grads = BatchNormGrads {
-                    dx: &mut dx,
-                    dgamma: &mut dgamma,
-                    dbeta: &mut dbeta,
-                    d_residual: Some(&mut d_residual),
-                };
+                let grads = BatchNormGrads { dy: &mut dy, dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta };
                 match training {
-                    true => batch_norm_train_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
-                    false => batch_norm_frozen_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
+                    true => batch_norm_train_backward(&norm, &x, &statistics, &gamma, &mask, grads),
+                    false => batch_norm_frozen_backward(&norm, &x, &statistics, &gamma, &mask, grads),
                 }
             })
         };
         let (train_backward, frozen_backward) = (backward(true), backward(false));
-        let frozen = best(|| batch_norm_frozen(&norm, &x, &statistics, &gamma, &beta, Some(&residual), &mut y));
+        let frozen = best(|| batch_norm_frozen(&norm, &x, &statistics, &gamma, &beta, residual, &mut y, &mut mask));
         print!("{channels:>4} channels");
         // Tensors read and written: train reads x twice, its backward x twice and d_residual after writing it.
         let passes = [

@@ -165,4 +165,4 @@ fn conv2d_weight_grad_at(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw:
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -149,7 +149,7 @@ mod tests {
                     let v = V::load_up_to(self.from.as_ptr(), count);
                     v.sub(V::splat(3.0))
                         .relu()
-                        .where_positive(v.sub(V::splat(5.0)))
+                        .only(v.sub(V::splat(5.0)).positive())
                         .store_up_to(out.as_mut_ptr(), count);
                 }
                 out.truncate(count + 1);

@@ -1,4 +1,5 @@
-//! CPU kernels for training small residual networks: convolution, batch normalisation, pooling and layout, in f32.
+//! CPU kernels for training small residual networks: convolution, batch normalisation, pooling, layout and the optimizer's
+//! step, in f32.
 //!
 //! Activations are contiguous and channels-last, `[batch, height, width, channels]` (NHWC), so that a batch norm is a
 //! walk over rows of channels and a convolution keeps its output channels in vector lanes. Convolution weights stay in
@@ -25,6 +26,7 @@ mod conv;
 mod frozen;
 mod layout;
 mod level;
+mod optim;
 mod pool;
 mod scratch;
 mod vector;
@@ -37,4 +39,5 @@ pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
 pub use frozen::{Builder, Filter, Frozen, Trace, Value, Window};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
 pub use level::Level;
+pub use optim::{Lars, lars};
 pub use pool::{global_average_pool, global_average_pool_backward};
