@@ -60,7 +60,7 @@ fn peak() -> Option<f64> {
             let seconds = best(|| flops = std::hint::black_box(run(std::hint::black_box(0.5))).0);
             flops as f64 / seconds / 1e9
         };
-        match Level::detected() {
+        match Level::current() {
             // SAFETY: the level was detected.
             Level::Avx512 => return Some(measure(&|seed| unsafe { peak::avx512(seed) })),
             // SAFETY: the level was detected.
@@ -102,7 +102,7 @@ fn main() {
     let width = arguments.next().unwrap_or(16);
     let batch = arguments.next().unwrap_or(256);
     let peak = peak();
-    println!("{:?}, width {width}, batch {batch}", Level::detected());
+    println!("{:?}, width {width}, batch {batch}", Level::current());
     if let Some(peak) = peak {
         println!("multiply-add peak of one core: {peak:.0} GFLOP/s");
     }

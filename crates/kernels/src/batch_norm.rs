@@ -73,7 +73,7 @@ pub fn batch_norm_train(
     y: &mut [f32],
     mask: &mut [u16],
 ) -> Statistics {
-    train_at(Level::detected(), norm, x, gamma, beta, residual, y, mask)
+    train_at(Level::current(), norm, x, gamma, beta, residual, y, mask)
 }
 
 /// The gradients of [`batch_norm_train`], through the statistics as well.
@@ -94,7 +94,7 @@ pub fn batch_norm_train_backward(
     mask: &[u16],
     grads: BatchNormGrads<'_>,
 ) {
-    backward_at(Level::detected(), norm, x, statistics, gamma, mask, grads, true);
+    backward_at(Level::current(), norm, x, statistics, gamma, mask, grads, true);
 }
 
 /// Normalises by given (running) statistics, elementwise:
@@ -117,7 +117,7 @@ pub fn batch_norm_frozen(
     y: &mut [f32],
     mask: &mut [u16],
 ) {
-    normalise(Level::detected(), norm, x, statistics, gamma, beta, residual, y, mask);
+    normalise(Level::current(), norm, x, statistics, gamma, beta, residual, y, mask);
 }
 
 /// The gradients of [`batch_norm_frozen`]; the statistics are constants.
@@ -137,7 +137,7 @@ pub fn batch_norm_frozen_backward(
     mask: &[u16],
     grads: BatchNormGrads<'_>,
 ) {
-    backward_at(Level::detected(), norm, x, statistics, gamma, mask, grads, false);
+    backward_at(Level::current(), norm, x, statistics, gamma, mask, grads, false);
 }
 
 #[allow(clippy::too_many_arguments)] // the operands of one formula
@@ -288,7 +288,7 @@ fn backward_at(
 impl BatchNorm {
     /// Words of the mask of so many values.
     pub fn mask_len(&self, values: usize) -> usize {
-        values / self.channels * walk::words(self.channels, Level::detected().lanes())
+        values / self.channels * walk::words(self.channels, Level::current().lanes())
     }
 
     fn check_rows(&self, what: &str, given: usize, wanted: usize) {

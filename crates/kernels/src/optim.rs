@@ -32,7 +32,7 @@ pub struct Lars {
 /// # Panics
 /// When the lengths differ.
 pub fn lars(rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut [f32]) {
-    lars_at(Level::detected(), rule, parameter, gradient, velocity);
+    lars_at(Level::current(), rule, parameter, gradient, velocity);
 }
 
 fn lars_at(level: Level, rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut [f32]) {

@@ -235,7 +235,7 @@ fn the_formula_is_the_derivative() {
 fn an_attack_needs_neither_parameters_nor_input() {
     let case = Case::new(300, 24, true, true, 4);
     let given = Statistics { mean: noise(24, 1), var: vec![0.7; 24] };
-    let (_, [_, dx, _, _, d_residual]) = case.run(Level::detected(), Some(&given));
+    let (_, [_, dx, _, _, d_residual]) = case.run(Level::current(), Some(&given));
     let (mut y, mut mask) = (vec![0.0; dx.len()], vec![0; case.norm.mask_len(dx.len())]);
     let residual = case.residual.as_deref();
     batch_norm_frozen(&case.norm, &case.x, &given, &case.gamma, &case.beta, residual, &mut y, &mut mask);
@@ -251,7 +251,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let case = Case::new(rows, channels, true, true, 2);
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-            let (statistics, all) = pool.install(|| case.run(Level::detected(), None));
+            let (statistics, all) = pool.install(|| case.run(Level::current(), None));
             let all = [all.concat(), statistics.mean, statistics.var].concat();
             all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
