@@ -86,20 +86,27 @@ mod large {
     use super::heap::Heap;
     use std::alloc::Layout;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    /// Bytes of a buffer that is large. The lists of the heap stay far below.
-    pub const LEAST: usize = 1 << 20;
+    /// Bytes of a buffer that is large. The lists of the heaps stay some hundred entries long.
+    pub const LEAST: usize = 128 << 10;
+    /// Bytes of a buffer that goes into the second half of the region, where no smaller one gets in the way of those
+    /// that come in powers of two, as activations do.
+    const LARGER: usize = 1 << 20;
     /// Addresses, not memory: pages become memory when they are touched.
-    const REGION: usize = 64 << 30;
-    /// Buffers begin at a cache line, and a few lines past where the last one ended, so that buffers of one size do not
-    /// all begin in the same set of a cache.
+    const REGION: usize = 2 * HALF;
+    const HALF: usize = 32 << 30;
+    /// Buffers begin at a cache line. Nothing lies between them, so that two of one size leave room for one of twice it,
+    /// and the other way round.
     const LINE: usize = 64;
-    const GAP: usize = 5 * LINE;
 
-    static HEAP: Mutex<Heap> = Mutex::new(Heap::empty());
+    static HALVES: [Mutex<Heap>; 2] = [const { Mutex::new(Heap::empty()) }; 2];
     /// Where the region begins; 0 before there is one.
     static START: AtomicUsize = AtomicUsize::new(0);
+
+    fn half(index: usize) -> MutexGuard<'static, Heap> {
+        HALVES[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// Asks the system for the region; without it large buffers are mimalloc's.
     pub fn reserve() {
@@ -114,7 +121,7 @@ mod large {
             libc::madvise(start, REGION, libc::MADV_HUGEPAGE);
             start
         };
-        HEAP.lock().unwrap_or_else(PoisonError::into_inner).add(REGION);
+        (0..HALVES.len()).for_each(|index| half(index).add(HALF));
         START.store(start.expose_provenance(), Ordering::Release);
     }
 
@@ -126,18 +133,20 @@ mod large {
         if start == 0 {
             return None;
         }
-        let bytes = layout.size().next_multiple_of(LINE) + GAP;
-        let offset = HEAP.lock().unwrap_or_else(PoisonError::into_inner).take(bytes)?;
-        Some(std::ptr::with_exposed_provenance_mut(start + offset))
+        let bytes = layout.size().next_multiple_of(LINE);
+        let index = usize::from(bytes >= LARGER);
+        let offset = half(index).take(bytes)?;
+        Some(std::ptr::with_exposed_provenance_mut(start + index * HALF + offset))
     }
 
     /// Whether the buffer was one of the region's.
     pub fn dealloc(at: *mut u8) -> bool {
         let start = START.load(Ordering::Acquire);
-        let inside = start != 0 && (start..start + REGION).contains(&at.addr());
-        if inside {
-            HEAP.lock().unwrap_or_else(PoisonError::into_inner).give(at.addr() - start);
+        if start == 0 || !(start..start + REGION).contains(&at.addr()) {
+            return false;
         }
-        inside
+        let offset = at.addr() - start;
+        half(offset / HALF).give(offset % HALF);
+        true
     }
 }

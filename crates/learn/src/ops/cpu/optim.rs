@@ -1,6 +1,6 @@
 //! The optimizer's step in one pass over a parameter, in the gradient's own memory.
 
-use super::plain;
+use super::{flat, plain};
 use burn::Tensor;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -17,7 +17,8 @@ pub(in super::super) fn lars(
     let mut gradient = plain(gradient).to_contiguous();
     let mut velocity = match velocity {
         Some(velocity) => plain(velocity).to_contiguous(),
-        None => FlexTensor::zeros(gradient.layout().shape().clone(), gradient.dtype()),
+        // Not Burn's zeros, which are there twice for a moment.
+        None => flat(vec![0.0; gradient.layout().shape().num_elements()]),
     };
     let parameter = parameter.as_slice::<f32>().expect("made contiguous");
     gabion_kernels::lars(rule, parameter, flat_mut(&mut gradient), flat_mut(&mut velocity));
