@@ -9,7 +9,7 @@ mod output;
 mod progress;
 
 use clap::{Parser, Subcommand};
-use output::{Failure, Output};
+use output::{Done, Failure, Output};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -67,28 +67,41 @@ enum Command {
 fn main() -> ExitCode {
     allocator::keep_memory();
     let Arguments { output, command } = Arguments::parse();
-    let done = match command {
-        Command::Pretrain(arguments) => commands::pretrain::run(arguments, &output),
-        Command::Probe(arguments) => commands::probe::run(arguments, &output),
-        Command::Evaluate(arguments) => commands::evaluate::run(arguments, &output),
-        Command::VerifyAdversarial(arguments) => commands::verify::run(&arguments, &output),
-        Command::Export(arguments) => commands::export::run(&arguments, &output),
-        Command::Inspect(arguments) => commands::inspect::run(&arguments, &output),
-        Command::Classify(arguments) => commands::classify::run(&arguments, &output),
-        Command::Keygen(arguments) => commands::sign::make(&arguments, &output),
-        Command::Sign(arguments) => commands::sign::run(&arguments, &output),
-        Command::Generations(arguments) => commands::generations::run(&arguments, &output),
-        Command::Rollback(arguments) => commands::rollback::run(&arguments, &output),
-        Command::Adapt(arguments) => commands::adapt::run(&arguments, &output),
-        Command::Source(arguments) => commands::source::run(&arguments, &output),
+    finish(level().and_then(|()| run(command, &output)))
+}
+
+/// Refuses an instruction set that was asked for and cannot be had, before anything computes with it.
+fn level() -> Done {
+    let forced = gabion_runtime::Level::forced();
+    forced.map(|_| ()).map_err(|error| output::usage(format!("{}: {error}", gabion_runtime::LEVEL_VARIABLE)))
+}
+
+fn run(command: Command, output: &Output) -> Done {
+    match command {
+        Command::Pretrain(arguments) => commands::pretrain::run(arguments, output),
+        Command::Probe(arguments) => commands::probe::run(arguments, output),
+        Command::Evaluate(arguments) => commands::evaluate::run(arguments, output),
+        Command::VerifyAdversarial(arguments) => commands::verify::run(&arguments, output),
+        Command::Export(arguments) => commands::export::run(&arguments, output),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments, output),
+        Command::Classify(arguments) => commands::classify::run(&arguments, output),
+        Command::Keygen(arguments) => commands::sign::make(&arguments, output),
+        Command::Sign(arguments) => commands::sign::run(&arguments, output),
+        Command::Generations(arguments) => commands::generations::run(&arguments, output),
+        Command::Rollback(arguments) => commands::rollback::run(&arguments, output),
+        Command::Adapt(arguments) => commands::adapt::run(&arguments, output),
+        Command::Source(arguments) => commands::source::run(&arguments, output),
         #[cfg(feature = "serve")]
-        Command::Serve(arguments) => commands::serve::run(&arguments, &output),
-        Command::Augment(arguments) => commands::augment::run(&arguments, &output),
-        Command::Data(arguments) => commands::data::run(arguments, &output),
-        Command::Devices(arguments) => commands::devices::run(&arguments, &output),
-        Command::Demo(arguments) => commands::demo::run(arguments, &output),
-        Command::Bench(arguments) => bench::run(&arguments, &output),
-    };
+        Command::Serve(arguments) => commands::serve::run(&arguments, output),
+        Command::Augment(arguments) => commands::augment::run(&arguments, output),
+        Command::Data(arguments) => commands::data::run(arguments, output),
+        Command::Devices(arguments) => commands::devices::run(&arguments, output),
+        Command::Demo(arguments) => commands::demo::run(arguments, output),
+        Command::Bench(arguments) => bench::run(&arguments, output),
+    }
+}
+
+fn finish(done: Done) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {

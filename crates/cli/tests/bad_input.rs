@@ -284,3 +284,15 @@ fn an_evaluation_that_cannot_be_written_is_refused_before_it_runs() {
     run(line, place.limited("trap '' XFSZ; ulimit -f 16", line)).refused(FAILED, &["cannot write the bundle out"]);
     assert_eq!(place.files(""), before);
 }
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_named() {
+    for (level, parts) in [("sse9", ["GABION_LEVEL", "portable"]), ("", ["flex", "cpu"])] {
+        let run =
+            std::process::Command::new(env!("CARGO_BIN_EXE_gabion")).arg("devices").env("GABION_LEVEL", level).output();
+        let run = run.expect("the binary starts");
+        let said = String::from_utf8_lossy(if level.is_empty() { &run.stdout } else { &run.stderr }).to_lowercase();
+        assert_eq!(run.status.code(), Some(if level.is_empty() { 0 } else { USAGE }), "{said}");
+        assert!(parts.iter().any(|part| said.contains(&part.to_lowercase())), "{said}");
+    }
+}

@@ -77,7 +77,8 @@ pub fn measure(settings: Settings, device: &Device) -> Measured {
     let crops = batch * views;
     let values: Vec<f32> = (0..crops * 3072).map(|i| ((i * 7919 + i / 3072 * 31) % 256) as f32 / 255.0).collect();
     let x = Tensor::<4>::from_data(TensorData::new(values, [crops, 3, 32, 32]), device);
-    let plain = burn::module::Module::valid(&model);
+    // Held only where it is used: a copy of the first weights outlives them once a step has moved them.
+    let plain = (step == Step::Infer).then(|| burn::module::Module::valid(&model));
     let mut state = State { model, optim: Lars::new(Optimizer::default()), average: None, delta: None };
     let spec = Loss::EmpSsl { invariance_weight: 200.0, tcr_weight: 1.0, distortion: 0.2 };
     let objective = train::objective(spec, views);
@@ -90,6 +91,7 @@ pub fn measure(settings: Settings, device: &Device) -> Measured {
             }
             Step::Standard => Some(train::standard(&mut state, &objective, &minibatch, 0.3).total),
             Step::Infer => {
+                let plain = plain.as_ref().expect("made for this step");
                 let _ = plain.forward(x.clone(), Mode::Eval).projection.into_data();
                 None
             }

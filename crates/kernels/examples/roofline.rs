@@ -1,9 +1,11 @@
 //! Every distinct convolution of a ResNet-18 for 32x32 images, against this machine's multiply-add peak.
 //!
-//! `cargo run --release -p gabion-kernels --example roofline [width = 16] [batch = 256]`
+//! `cargo run --release -p gabion-kernels --example roofline [width = 16] [batch = 256] [results/roofline.json]`
 //!
 //! Prints milliseconds and GFLOP/s of the forward pass, the input gradient and the weight gradient with 1 and with 2
-//! threads (best of several runs), then GB/s of the batch norm passes. FLOPs count a multiply-add as two.
+//! threads (best of several runs), then GB/s of the batch norm passes. FLOPs count a multiply-add as two and are those of
+//! the plain sum, so that Winograd's way may pass the peak. With a file, widths may be several (`16,32,64`), and the table
+//! goes there as JSON, with the bytes that each pass has to move at least.
 
 // The peak is measured with intrinsics.
 #![allow(unsafe_code)]
@@ -60,7 +62,7 @@ fn peak() -> Option<f64> {
             let seconds = best(|| flops = std::hint::black_box(run(std::hint::black_box(0.5))).0);
             flops as f64 / seconds / 1e9
         };
-        match Level::detected() {
+        match Level::current() {
             // SAFETY: the level was detected.
             Level::Avx512 => return Some(measure(&|seed| unsafe { peak::avx512(seed) })),
             // SAFETY: the level was detected.
@@ -97,40 +99,77 @@ fn convolutions(width: usize, batch: usize) -> Vec<Conv2d> {
 }
 
 fn main() {
-    let mut arguments =
-        std::env::args().skip(1).map(|a| a.parse().expect("arguments are width and batch, two numbers"));
-    let width = arguments.next().unwrap_or(16);
-    let batch = arguments.next().unwrap_or(256);
+    let mut arguments = std::env::args().skip(1);
+    let widths = arguments.next().unwrap_or("16".into());
+    let batch = arguments.next().map_or(256, |batch| batch.parse().expect("the batch is a number"));
     let peak = peak();
-    println!("{:?}, width {width}, batch {batch}", Level::detected());
-    if let Some(peak) = peak {
-        println!("multiply-add peak of one core: {peak:.0} GFLOP/s");
+    let mut rows = Vec::new();
+    for width in widths.split(',').map(|width| width.parse().expect("widths are numbers between commas")) {
+        println!("{}, width {width}, batch {batch}", Level::current());
+        if let Some(peak) = peak {
+            println!("multiply-add peak of one core: {peak:.0} GFLOP/s");
+        }
+        for threads in [1, 2] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+            pool.install(|| layers(width, batch, threads, peak, &mut rows));
+        }
     }
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-        println!("\n{threads} thread(s)            forward              input gradient       weight gradient");
-        println!("layer                  ms  GFLOP/s  peak    ms  GFLOP/s  peak    ms  GFLOP/s  peak");
-        pool.install(|| {
-            for conv in convolutions(width, batch) {
-                let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
-                let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-                let times = [
-                    best(|| conv2d(&conv, &x, &w, &mut y)),
-                    best(|| conv2d_input_grad(&conv, &dy, &w, &mut dx)),
-                    best(|| conv2d_weight_grad(&conv, &x, &dy, &mut dw)),
-                ];
-                let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
-                print!("{height:>2}px {channels_in:>3}>{channels_out:<3} {kernel}x{kernel}/{stride} ");
-                for seconds in times {
-                    let speed = conv.flops() as f64 / seconds / 1e9;
-                    let share = peak.map_or(f64::NAN, |peak| 100.0 * speed / peak / threads as f64);
-                    print!(" {:>6.2} {speed:>7.0} {share:>4.0}%", seconds * 1e3);
-                }
-                println!();
-            }
-            norms(width, batch);
-        });
+    if let Some(out) = arguments.next() {
+        std::fs::write(&out, json(&rows, peak)).unwrap_or_else(|error| panic!("{out}: {error}"));
     }
+}
+
+fn layers(width: usize, batch: usize, threads: usize, peak: Option<f64>, rows: &mut Vec<String>) {
+    println!("\n{threads} thread(s)            forward              input gradient       weight gradient");
+    println!("layer                  ms  GFLOP/s  peak    ms  GFLOP/s  peak    ms  GFLOP/s  peak");
+    for conv in convolutions(width, batch) {
+        let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
+        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+        let times = [
+            ("forward", best(|| conv2d(&conv, &x, &w, &mut y))),
+            ("input gradient", best(|| conv2d_input_grad(&conv, &dy, &w, &mut dx))),
+            ("weight gradient", best(|| conv2d_weight_grad(&conv, &x, &dy, &mut dw))),
+        ];
+        let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
+        let layer = format!("{height}px {channels_in}>{channels_out} {kernel}x{kernel}/{stride}");
+        print!("{layer:<18}");
+        let bytes = 4 * (x.len() + w.len() + dy.len());
+        for (pass, seconds) in times {
+            let speed = conv.flops() as f64 / seconds / 1e9;
+            let share = peak.map_or(f64::NAN, |peak| speed / peak / threads as f64);
+            print!(" {:>6.2} {speed:>7.0} {:>4.0}%", seconds * 1e3, 100.0 * share);
+            let share = peak.map_or("null".into(), |_| format!("{share:.3}"));
+            rows.push(format!(
+                "{{\"width\": {width}, \"batch\": {batch}, \"threads\": {threads}, \"layer\": \"{layer}\", \
+                 \"pass\": \"{pass}\", \"ms\": {:.3}, \"flops\": {}, \"bytes\": {bytes}, \"gflops\": {speed:.1}, \
+                 \"gigabytes\": {:.1}, \"of_peak\": {share}}}",
+                seconds * 1e3,
+                conv.flops(),
+                bytes as f64 / seconds / 1e9,
+            ));
+        }
+        println!();
+    }
+    norms(width, batch);
+}
+
+/// Everything that a file of results has to say.
+fn json(rows: &[String], peak: Option<f64>) -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let typed: Vec<_> = std::env::args().skip(1).collect();
+    format!(
+        "{{\n \"machine\": {{\"cpu\": {:?}, \"cores\": {cores}}},\n \"versions\": {{\"gabion\": \"{}\"}},\n \
+         \"command\": \"cargo run --release -p gabion-kernels --example roofline {}\",\n \"level\": \"{}\",\n \
+         \"peak_gflops_of_a_core\": {},\n \"rows\": [\n  {}\n ]\n}}\n",
+        cpu.unwrap_or(std::env::consts::ARCH),
+        env!("CARGO_PKG_VERSION"),
+        typed.join(" "),
+        Level::current(),
+        peak.map_or("null".into(), |peak| format!("{peak:.1}")),
+        rows.join(",\n  "),
+    )
 }
 
 fn norms(width: usize, batch: usize) {
@@ -140,26 +179,23 @@ fn norms(width: usize, batch: usize) {
         let norm = BatchNorm { channels, epsilon: 1e-5, relu: true };
         let (x, residual, dy) = (noise(length), noise(length), noise(length));
         let (gamma, beta) = (vec![1.0; channels], vec![0.1; channels]);
-        let (mut y, mut dx, mut d_residual) = (dy.clone(), dy.clone(), dy.clone());
+        let (mut y, mut dx, mut mask) = (dy.clone(), dy.clone(), vec![0; norm.mask_len(length)]);
         let (mut dgamma, mut dbeta) = (gamma.clone(), gamma.clone());
-        let mut statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y);
-        let train = best(|| statistics = batch_norm_train(&norm, &x, &gamma, &beta, Some(&residual), &mut y));
+        let residual = Some(residual.as_slice());
+        let mut statistics = batch_norm_train(&norm, &x, &gamma, &beta, residual, &mut y, &mut mask);
+        let train = best(|| statistics = batch_norm_train(&norm, &x, &gamma, &beta, residual, &mut y, &mut mask));
+        let mut dy = dy;
         let mut backward = |training: bool| {
             best(|| {
-                let grads = BatchNormGrads {
-                    dx: &mut dx,
-                    dgamma: &mut dgamma,
-                    dbeta: &mut dbeta,
-                    d_residual: Some(&mut d_residual),
-                };
+                let grads = BatchNormGrads { dy: &mut dy, dx: &mut dx, dgamma: &mut dgamma, dbeta: &mut dbeta };
                 match training {
-                    true => batch_norm_train_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
-                    false => batch_norm_frozen_backward(&norm, &x, &statistics, &gamma, &y, &dy, grads),
+                    true => batch_norm_train_backward(&norm, &x, &statistics, &gamma, &mask, grads),
+                    false => batch_norm_frozen_backward(&norm, &x, &statistics, &gamma, &mask, grads),
                 }
             })
         };
         let (train_backward, frozen_backward) = (backward(true), backward(false));
-        let frozen = best(|| batch_norm_frozen(&norm, &x, &statistics, &gamma, &beta, Some(&residual), &mut y));
+        let frozen = best(|| batch_norm_frozen(&norm, &x, &statistics, &gamma, &beta, residual, &mut y, &mut mask));
         print!("{channels:>4} channels");
         // Tensors read and written: train reads x twice, its backward x twice and d_residual after writing it.
         let passes = [

@@ -43,7 +43,7 @@ pub fn nchw_to_nhwc(channels: usize, pixels: usize, from: &[f32]) -> Vec<f32> {
     unsafe { overwritten(from.len(), |to| crate::nchw_to_nhwc(channels, pixels, from, to)).0 }
 }
 
-/// [`crate::batch_norm_train`]; returns `y` too.
+/// [`crate::batch_norm_train`]; returns `y` too, and with `masked` its mask.
 ///
 /// # Panics
 /// As it does.
@@ -53,12 +53,16 @@ pub fn batch_norm_train(
     gamma: &[f32],
     beta: &[f32],
     residual: Option<&[f32]>,
-) -> (Vec<f32>, Statistics) {
+    masked: bool,
+) -> (Vec<f32>, Vec<u16>, Statistics) {
+    let mut mask = mask(norm, x, masked);
     // SAFETY: the output is overwritten.
-    unsafe { overwritten(x.len(), |y| crate::batch_norm_train(norm, x, gamma, beta, residual, y)) }
+    let (y, statistics) =
+        unsafe { overwritten(x.len(), |y| crate::batch_norm_train(norm, x, gamma, beta, residual, y, &mut mask)) };
+    (y, mask, statistics)
 }
 
-/// [`crate::batch_norm_frozen`]; returns `y`.
+/// [`crate::batch_norm_frozen`]; returns `y`, and with `masked` its mask.
 ///
 /// # Panics
 /// As it does.
@@ -69,22 +73,29 @@ pub fn batch_norm_frozen(
     gamma: &[f32],
     beta: &[f32],
     residual: Option<&[f32]>,
-) -> Vec<f32> {
+    masked: bool,
+) -> (Vec<f32>, Vec<u16>) {
+    let mut mask = mask(norm, x, masked);
     // SAFETY: the output is overwritten.
-    unsafe { overwritten(x.len(), |y| crate::batch_norm_frozen(norm, x, statistics, gamma, beta, residual, y)).0 }
+    let (y, ()) = unsafe {
+        overwritten(x.len(), |y| crate::batch_norm_frozen(norm, x, statistics, gamma, beta, residual, y, &mut mask))
+    };
+    (y, mask)
 }
 
-/// The gradients of a normalisation.
+fn mask(norm: &BatchNorm, x: &[f32], masked: bool) -> Vec<u16> {
+    vec![0; if masked { norm.mask_len(x.len()) } else { 0 }]
+}
+
+/// The gradients of a normalisation; that of the input, or of the residual where there was one, is in `dy`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalised {
-    /// `[rows, channels]`
-    pub dx: Vec<f32>,
+    /// `[rows, channels]`, where there was a residual
+    pub dx: Option<Vec<f32>>,
     /// `[channels]`, or empty where not wanted
     pub dgamma: Vec<f32>,
     /// `[channels]`, or empty where not wanted
     pub dbeta: Vec<f32>,
-    /// `[rows, channels]`, where there was a residual
-    pub d_residual: Option<Vec<f32>>,
 }
 
 /// [`crate::batch_norm_train_backward`] where the statistics are the batch's (`of_batch`), else
@@ -99,29 +110,27 @@ pub fn batch_norm_backward(
     x: &[f32],
     statistics: &Statistics,
     gamma: &[f32],
-    y: &[f32],
-    dy: &[f32],
+    mask: &[u16],
+    dy: &mut [f32],
     parameters: bool,
     with_residual: bool,
 ) -> Normalised {
     let backward = if of_batch { crate::batch_norm_train_backward } else { crate::batch_norm_frozen_backward };
     let channels = if parameters || of_batch { norm.channels } else { 0 };
     let (mut dgamma, mut dbeta) = (vec![0.0; channels], vec![0.0; channels]);
-    let mut into = |dx: &mut [f32], d_residual: Option<&mut [f32]>| {
-        let grads = BatchNormGrads { dx, dgamma: &mut dgamma, dbeta: &mut dbeta, d_residual };
-        backward(norm, x, statistics, gamma, y, dy, grads);
+    let length = dy.len();
+    let mut into = |dx: &mut [f32]| {
+        let grads = BatchNormGrads { dy, dx, dgamma: &mut dgamma, dbeta: &mut dbeta };
+        backward(norm, x, statistics, gamma, mask, grads);
     };
-    // SAFETY: both outputs are overwritten.
-    let (dx, d_residual) = unsafe {
-        if with_residual {
-            let (d_residual, (dx, ())) =
-                overwritten(dy.len(), |d_residual| overwritten(dy.len(), |dx| into(dx, Some(d_residual))));
-            (dx, Some(d_residual))
-        } else {
-            (overwritten(dy.len(), |dx| into(dx, None)).0, None)
-        }
+    let dx = if with_residual {
+        // SAFETY: the output is overwritten.
+        Some(unsafe { overwritten(length, into) }.0)
+    } else {
+        into(&mut []);
+        None
     };
-    Normalised { dx, dgamma, dbeta, d_residual }
+    Normalised { dx, dgamma, dbeta }
 }
 
 /// [`crate::global_average_pool_backward`]; returns `dx`.

@@ -7,6 +7,7 @@
 mod walk;
 
 use crate::Level;
+use std::ops::Range;
 use walk::{Backward, ForEachChunk, Moments, Normalise, Sums};
 
 /// What a normalisation is, apart from its data.
@@ -39,25 +40,27 @@ impl Statistics {
 /// Where the gradients go; all are overwritten.
 #[derive(Debug)]
 pub struct BatchNormGrads<'a> {
-    /// `[rows, channels]`
+    /// `[rows, channels]`, `dy` on the way in. Without `dx` it becomes the gradient of the input; with it, that of the
+    /// residual: `dy` where the ReLU let it through.
+    pub dy: &'a mut [f32],
+    /// `[rows, channels]`: wanted when there was a residual, else empty.
     pub dx: &'a mut [f32],
     /// `[channels]`
     pub dgamma: &'a mut [f32],
     /// `[channels]`
     pub dbeta: &'a mut [f32],
-    /// `[rows, channels]`: wanted when there was a residual; `dy` where the ReLU let it through.
-    pub d_residual: Option<&'a mut [f32]>,
 }
 
 /// Normalises by the statistics of the batch, which it returns:
 /// `y = relu(gamma * (x - mean) / sqrt(var + epsilon) + beta + residual)`.
 ///
 /// The statistics come from sums of deviations within chunks of rows, combined in f64, so a mean far from zero does no
-/// harm.
+/// harm. Of `y` the gradients need its signs alone: they go to `mask`, so that `y` itself need not be kept.
 ///
 /// # Shapes
 /// - `x`, `residual`, `y`: `[rows, channels]`; `y` is overwritten
 /// - `gamma`, `beta`: `[channels]`
+/// - `mask`: [`BatchNorm::mask_len`], overwritten, or empty where no gradient is wanted
 ///
 /// # Panics
 /// When the lengths do not match, or there is no row.
@@ -68,17 +71,17 @@ pub fn batch_norm_train(
     beta: &[f32],
     residual: Option<&[f32]>,
     y: &mut [f32],
+    mask: &mut [u16],
 ) -> Statistics {
-    train_at(Level::detected(), norm, x, gamma, beta, residual, y)
+    train_at(Level::current(), norm, x, gamma, beta, residual, y, mask)
 }
 
 /// The gradients of [`batch_norm_train`], through the statistics as well.
 ///
-/// `statistics` are what the forward pass returned and `y` what it wrote; `y` is read only when `norm.relu`, as the
-/// mask, and may be empty otherwise.
+/// `statistics` are what the forward pass returned and `mask` what it wrote, which is read only when `norm.relu`.
 ///
 /// # Shapes
-/// - `x`, `y`, `dy`: `[rows, channels]`
+/// - `x`: `[rows, channels]`
 /// - `gamma`: `[channels]`
 ///
 /// # Panics
@@ -88,21 +91,22 @@ pub fn batch_norm_train_backward(
     x: &[f32],
     statistics: &Statistics,
     gamma: &[f32],
-    y: &[f32],
-    dy: &[f32],
+    mask: &[u16],
     grads: BatchNormGrads<'_>,
 ) {
-    backward_at(Level::detected(), norm, x, statistics, gamma, y, dy, grads, true);
+    backward_at(Level::current(), norm, x, statistics, gamma, mask, grads, true);
 }
 
 /// Normalises by given (running) statistics, elementwise:
-/// `y = relu(gamma * (x - mean) / sqrt(var + epsilon) + beta + residual)`.
+/// `y = relu(gamma * (x - mean) / sqrt(var + epsilon) + beta + residual)`. With the statistics of the batch it gives
+/// [`batch_norm_train`]'s `y` again, bit for bit.
 ///
 /// # Shapes
 /// As [`batch_norm_train`].
 ///
 /// # Panics
 /// When the lengths do not match.
+#[allow(clippy::too_many_arguments)] // the operands of one formula
 pub fn batch_norm_frozen(
     norm: &BatchNorm,
     x: &[f32],
@@ -111,8 +115,9 @@ pub fn batch_norm_frozen(
     beta: &[f32],
     residual: Option<&[f32]>,
     y: &mut [f32],
+    mask: &mut [u16],
 ) {
-    normalise(Level::detected(), norm, x, statistics, gamma, beta, residual, y);
+    normalise(Level::current(), norm, x, statistics, gamma, beta, residual, y, mask);
 }
 
 /// The gradients of [`batch_norm_frozen`]; the statistics are constants.
@@ -129,13 +134,13 @@ pub fn batch_norm_frozen_backward(
     x: &[f32],
     statistics: &Statistics,
     gamma: &[f32],
-    y: &[f32],
-    dy: &[f32],
+    mask: &[u16],
     grads: BatchNormGrads<'_>,
 ) {
-    backward_at(Level::detected(), norm, x, statistics, gamma, y, dy, grads, false);
+    backward_at(Level::current(), norm, x, statistics, gamma, mask, grads, false);
 }
 
+#[allow(clippy::too_many_arguments)] // the operands of one formula
 fn train_at(
     level: Level,
     norm: &BatchNorm,
@@ -144,11 +149,12 @@ fn train_at(
     beta: &[f32],
     residual: Option<&[f32]>,
     y: &mut [f32],
+    mask: &mut [u16],
 ) -> Statistics {
     norm.check_rows("input", x.len(), x.len());
     assert!(!x.is_empty(), "there is no batch to take statistics of");
     let statistics = moments(level, norm.channels, x);
-    normalise(level, norm, x, &statistics, gamma, beta, residual, y);
+    normalise(level, norm, x, &statistics, gamma, beta, residual, y, mask);
     statistics
 }
 
@@ -184,14 +190,19 @@ fn normalise(
     beta: &[f32],
     residual: Option<&[f32]>,
     y: &mut [f32],
+    mask: &mut [u16],
 ) {
     norm.check_channels(&[&statistics.mean, &statistics.var, gamma, beta]);
     norm.check_rows("output", y.len(), x.len());
     if let Some(residual) = residual {
         norm.check_rows("residual", residual.len(), x.len());
     }
+    if !mask.is_empty() {
+        norm.check_mask(level, mask.len(), x.len());
+    }
     let scale: Vec<f32> = statistics.inv_std(norm.epsilon).iter().zip(gamma).map(|(s, g)| s * g).collect();
-    ForEachChunk::new(norm.channels, x.len()).write(y, None, |range, y, _| {
+    let words = walk::words(norm.channels, level.lanes());
+    ForEachChunk::new(norm.channels, x.len()).write(y, mask, words, |range, y, mask| {
         level.run(Normalise {
             channels: norm.channels,
             relu: norm.relu,
@@ -201,6 +212,7 @@ fn normalise(
             x: &x[range.clone()],
             residual: residual.map(|residual| &residual[range]),
             y,
+            mask,
         });
     });
 }
@@ -212,41 +224,35 @@ fn backward_at(
     x: &[f32],
     statistics: &Statistics,
     gamma: &[f32],
-    y: &[f32],
-    dy: &[f32],
+    mask: &[u16],
     grads: BatchNormGrads<'_>,
     through_statistics: bool,
 ) {
-    let BatchNormGrads { dx, dgamma, dbeta, mut d_residual } = grads;
+    let BatchNormGrads { dy, dx, dgamma, dbeta } = grads;
     let channels = norm.channels;
     let parameters = through_statistics || !dgamma.is_empty() || !dbeta.is_empty();
     norm.check_channels(&[&statistics.mean, &statistics.var, gamma]);
-    norm.check_rows("dy", dy.len(), dx.len());
+    norm.check_rows("dy", dy.len(), dy.len());
+    if !dx.is_empty() {
+        norm.check_rows("dx", dx.len(), dy.len());
+    }
     if parameters {
         norm.check_channels(&[dgamma, dbeta]);
-        norm.check_rows("input", x.len(), dx.len());
+        norm.check_rows("input", x.len(), dy.len());
     }
     if norm.relu {
-        norm.check_rows("y", y.len(), dx.len());
+        norm.check_mask(level, mask.len(), dy.len());
     }
-    if let Some(d_residual) = &d_residual {
-        norm.check_rows("d_residual", d_residual.len(), dx.len());
-    }
-    let chunks = ForEachChunk::new(channels, dx.len());
-    let gate = norm.relu.then_some(y);
+    let chunks = ForEachChunk::new(channels, dy.len());
+    let words = walk::words(channels, level.lanes());
+    let mask_of =
+        |range: &Range<usize>| norm.relu.then(|| &mask[range.start / channels * words..range.end / channels * words]);
     let inv_std = statistics.inv_std(norm.epsilon);
     if parameters {
-        // Sums over rows of dy and of dy * (x - mean), and d_residual on the way.
-        let parts = chunks.sums_writing(d_residual.as_deref_mut(), |range, out, masked| {
-            level.run(Sums {
-                channels,
-                mean: &statistics.mean,
-                x: &x[range.clone()],
-                gate: gate.map(|gate| &gate[range.clone()]),
-                dy: &dy[range],
-                masked,
-                out,
-            });
+        // Sums over rows of dy and of dy * (x - mean).
+        let parts = chunks.sums(|range, out| {
+            let (mask, mean) = (mask_of(&range), &statistics.mean);
+            level.run(Sums { channels, mean, x: &x[range.clone()], mask, dy: &dy[range], out });
         });
         let mut sums = vec![0f64; 2 * channels];
         for part in parts.chunks_exact(2 * channels) {
@@ -260,43 +266,40 @@ fn backward_at(
         }
     }
     // dx = scale * (dy - mean(dy) - xhat * mean(dy * xhat)), with xhat = (x - mean) * inv_std.
-    let rows = (dx.len() / channels) as f32;
+    let rows = (dy.len() / channels) as f32;
     let scale: Vec<f32> = inv_std.iter().zip(gamma).map(|(s, g)| s * g).collect();
     let through = through_statistics.then(|| {
         let constant: Vec<f32> = dbeta.iter().map(|dbeta| dbeta / rows).collect();
         let slope: Vec<f32> = dgamma.iter().zip(&inv_std).map(|(dgamma, s)| dgamma / rows * s).collect();
         (constant, slope)
     });
-    // The first pass has already masked dy when there is a residual: read that and not y.
-    let (masked, to_mask) = match d_residual {
-        Some(d_residual) if parameters => (Some(&*d_residual), None),
-        other => (None, other),
-    };
-    let gate = if masked.is_some() { None } else { gate };
-    let dy = masked.unwrap_or(dy);
-    chunks.write(dx, to_mask, |range, dx, masked| {
-        level.run(Backward {
-            channels,
-            scale: &scale,
-            through: through.as_ref().map(|(constant, slope)| walk::Through {
-                mean: &statistics.mean,
-                constant,
-                slope,
-                x: &x[range.clone()],
-            }),
-            gate: gate.map(|gate| &gate[range.clone()]),
-            dy: &dy[range],
-            masked,
-            dx,
+    chunks.write(dy, dx, channels, |range, dy, dx| {
+        let mask = mask_of(&range);
+        let through = through.as_ref().map(|(constant, slope)| walk::Through {
+            mean: &statistics.mean,
+            constant,
+            slope,
+            x: &x[range],
         });
+        level.run(Backward { channels, scale: &scale, through, mask, dy, dx });
     });
 }
 
 impl BatchNorm {
+    /// Words of the mask of so many values.
+    pub fn mask_len(&self, values: usize) -> usize {
+        values / self.channels * walk::words(self.channels, Level::current().lanes())
+    }
+
     fn check_rows(&self, what: &str, given: usize, wanted: usize) {
         let channels = self.channels;
         assert!(channels > 0 && wanted.is_multiple_of(channels), "{wanted} values are not rows of {channels} channels");
         assert_eq!(given, wanted, "{what}: {given} values for {} rows of {channels} channels", wanted / channels);
+    }
+
+    fn check_mask(&self, level: Level, given: usize, values: usize) {
+        let wanted = values / self.channels * walk::words(self.channels, level.lanes());
+        assert_eq!(given, wanted, "words of mask: given (left), wanted (right)");
     }
 
     fn check_channels(&self, vectors: &[&[f32]]) {

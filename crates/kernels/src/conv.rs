@@ -97,7 +97,7 @@ impl Conv2d {
 /// # Panics
 /// When a slice's length is not that of its shape.
 pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
-    conv2d_at(Level::detected(), conv, x, weights, y);
+    conv2d_at(Level::current(), conv, x, weights, y);
 }
 
 /// The gradient of a loss with respect to the input of [`conv2d`], given `dy`, its gradient with respect to the output.
@@ -110,7 +110,7 @@ pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
 /// # Panics
 /// When a slice's length is not that of its shape.
 pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
-    conv2d_input_grad_at(Level::detected(), conv, dy, weights, dx);
+    conv2d_input_grad_at(Level::current(), conv, dy, weights, dx);
 }
 
 /// The gradient of a loss with respect to the weights of [`conv2d`], summed over the batch.
@@ -123,7 +123,7 @@ pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f
 /// # Panics
 /// When a slice's length is not that of its shape.
 pub fn conv2d_weight_grad(conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    conv2d_weight_grad_at(Level::detected(), conv, x, dy, dw);
+    conv2d_weight_grad_at(Level::current(), conv, x, dy, dw);
 }
 
 fn conv2d_at(level: Level, conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
@@ -165,4 +165,4 @@ fn conv2d_weight_grad_at(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw:
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

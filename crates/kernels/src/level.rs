@@ -1,10 +1,16 @@
-//! Which instruction set the kernels run on, found at run time.
+//! Which instruction set the kernels run on: the machine's best, or the one that [`VARIABLE`] names.
 
 #[cfg(target_arch = "aarch64")]
 use crate::vector::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::x86::{Avx2, Avx512};
 use crate::vector::{Portable, Vector};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// The environment variable that forces a level, so that what other machines run can be tested and timed on this one.
+pub const VARIABLE: &str = "GABION_LEVEL";
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +26,60 @@ pub enum Level {
     Neon,
     /// Plain Rust, eight lanes, whatever the compilation target's baseline makes of them.
     Portable,
+}
+
+/// Every level by its name, whatever this crate is compiled for.
+const NAMES: [&str; 4] = ["avx512", "avx2", "neon", "portable"];
+
+/// Why a level cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LevelError {
+    /// No level has this name.
+    Unknown(String),
+    /// This machine lacks the instructions.
+    Unavailable(String),
+}
+
+impl fmt::Display for LevelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => {
+                write!(f, "{name:?} is no instruction set of the kernels; they are {}", NAMES.join(", "))
+            }
+            Self::Unavailable(name) => {
+                let here: Vec<_> = Level::available().map(|level| level.to_string()).collect();
+                write!(f, "this machine cannot run {name}; it can run {}", here.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for LevelError {}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            Self::Portable => "portable",
+        })
+    }
+}
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(name: &str) -> Result<Self, LevelError> {
+        if !NAMES.contains(&name) {
+            return Err(LevelError::Unknown(name.into()));
+        }
+        let unavailable = || LevelError::Unavailable(name.into());
+        Self::available().find(|level| level.to_string() == name).ok_or_else(unavailable)
+    }
 }
 
 /// Work written once over [`Vector`] and compiled for every [`Level`].
@@ -45,6 +105,31 @@ impl Level {
             return Self::Neon;
         }
         Self::Portable
+    }
+
+    /// The level that [`VARIABLE`] forces, if it forces one.
+    ///
+    /// # Errors
+    /// When it names no level, or one that this machine cannot run.
+    pub fn forced() -> Result<Option<Self>, LevelError> {
+        match std::env::var_os(VARIABLE) {
+            None => Ok(None),
+            Some(name) if name.is_empty() => Ok(None),
+            Some(name) => name.to_string_lossy().parse().map(Some),
+        }
+    }
+
+    /// The level that everything here runs on: the forced one, else the best. Decided at the first call.
+    ///
+    /// # Panics
+    /// When [`VARIABLE`] asks for what cannot be had; a program that wants to say so in its own way asks
+    /// [`Level::forced`] first.
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Level> = OnceLock::new();
+        *CURRENT.get_or_init(|| match Self::forced() {
+            Ok(level) => level.unwrap_or_else(Self::detected),
+            Err(error) => panic!("{VARIABLE}: {error}"),
+        })
     }
 
     /// Whether this machine can run this level.
@@ -134,6 +219,43 @@ mod tests {
         assert_eq!(Level::available().last(), Some(Level::Portable));
     }
 
+    #[test]
+    fn levels_have_names() {
+        for level in Level::available() {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        assert_eq!("portable".parse(), Ok(Level::Portable));
+        let error = "sse9".parse::<Level>().unwrap_err();
+        assert_eq!(error, LevelError::Unknown("sse9".into()));
+        assert!(error.to_string().contains("avx512, avx2, neon, portable"), "{error}");
+        let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+        let error = foreign.parse::<Level>().unwrap_err();
+        assert_eq!(error, LevelError::Unavailable(foreign.into()));
+        assert!(error.to_string().ends_with("portable"), "{error}");
+    }
+
+    /// Runs itself again in a process of its own for every level, because a process decides once.
+    #[test]
+    fn the_environment_forces_a_level() {
+        const WANTED: &str = "GABION_TEST_LEVEL";
+        if let Ok(wanted) = std::env::var(WANTED) {
+            assert_eq!(Level::current().to_string(), wanted);
+            return;
+        }
+        let run = |forced: &str, wanted: &str| {
+            let mut child = std::process::Command::new(std::env::current_exe().expect("this test has a path"));
+            child.args(["--exact", "level::tests::the_environment_forces_a_level", "--nocapture"]);
+            child.env(VARIABLE, forced).env(WANTED, wanted).output().expect("it starts")
+        };
+        for level in Level::available() {
+            assert!(run(&level.to_string(), &level.to_string()).status.success(), "{level}");
+        }
+        assert!(run("", &Level::detected().to_string()).status.success());
+        let refused = run("sse9", "portable");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("GABION_LEVEL: \"sse9\" is no instruction set"), "{said}");
+    }
+
     struct PartialMoves<'a> {
         from: &'a [f32],
         to: &'a mut Vec<Vec<f32>>,
@@ -149,7 +271,7 @@ mod tests {
                     let v = V::load_up_to(self.from.as_ptr(), count);
                     v.sub(V::splat(3.0))
                         .relu()
-                        .where_positive(v.sub(V::splat(5.0)))
+                        .only(v.sub(V::splat(5.0)).positive())
                         .store_up_to(out.as_mut_ptr(), count);
                 }
                 out.truncate(count + 1);

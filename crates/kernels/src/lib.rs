@@ -1,4 +1,5 @@
-//! CPU kernels for training small residual networks: convolution, batch normalisation, pooling and layout, in f32.
+//! CPU kernels for training small residual networks: convolution, batch normalisation, pooling, layout and the optimizer's
+//! step, in f32.
 //!
 //! Activations are contiguous and channels-last, `[batch, height, width, channels]` (NHWC), so that a batch norm is a
 //! walk over rows of channels and a convolution keeps its output channels in vector lanes. Convolution weights stay in
@@ -6,7 +7,8 @@
 //!
 //! Work is split over images with rayon. Whatever the number of threads, the same inputs give the same bits on one
 //! machine: outputs that are sums over the batch are summed over pieces whose bounds depend on the shape alone.
-//! Different instruction sets ([`Level`]) may round differently.
+//! Different instruction sets ([`Level`]) may round differently; `GABION_LEVEL=portable` (`avx2`, `avx512`, `neon`)
+//! forces one.
 //!
 //! [`Frozen`] is a whole network of these, prepared once for inference and for gradients of the pixels.
 //!
@@ -25,6 +27,7 @@ mod conv;
 mod frozen;
 mod layout;
 mod level;
+mod optim;
 mod pool;
 mod scratch;
 mod vector;
@@ -36,5 +39,6 @@ pub use batch_norm::{
 pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
 pub use frozen::{Builder, Filter, Frozen, Trace, Value, Window};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
-pub use level::Level;
+pub use level::{Level, LevelError, VARIABLE};
+pub use optim::{Lars, lars};
 pub use pool::{global_average_pool, global_average_pool_backward};

@@ -22,13 +22,16 @@ impl Scratch {
     /// `length` values with unspecified (but initialised) contents.
     pub fn of(length: usize) -> Self {
         let mut kept = KEPT.take();
-        // The largest kept buffer last, so that the pool does not grow one buffer per shape.
-        let mut lines = kept.pop().unwrap_or_default();
-        KEPT.set(kept);
         let needed = length.div_ceil(16);
+        // The smallest that is large enough; where none is, the largest grows, so that the pool does not grow one buffer
+        // per shape.
+        let fits = kept.partition_point(|lines| lines.len() < needed).min(kept.len().saturating_sub(1));
+        let mut lines = if kept.is_empty() { Vec::new() } else { kept.remove(fits) };
+        KEPT.set(kept);
         if lines.len() < needed {
-            lines.clear();
-            lines.resize(needed, Line([0.0; 16]));
+            // Not `resize`, which would hold both and copy what nobody reads.
+            drop(std::mem::take(&mut lines));
+            lines = vec![Line([0.0; 16]); needed];
         }
         Self { lines, length }
     }

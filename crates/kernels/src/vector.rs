@@ -38,8 +38,6 @@ pub(crate) trait Vector: Copy {
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `max(self, 0)`; a NaN stays a NaN.
     fn relu(self) -> Self;
-    /// `self` where `gate > 0`, else 0.
-    fn where_positive(self, gate: Self) -> Self;
     /// A bit for every lane above 0, the first lane's lowest.
     fn positive(self) -> u16;
     /// The lanes whose bit is set, zeros elsewhere.
@@ -135,10 +133,6 @@ impl Vector for Portable {
     #[inline(always)]
     fn relu(self) -> Self {
         self.zip(self, |a, _| if a < 0.0 { 0.0 } else { a })
-    }
-    #[inline(always)]
-    fn where_positive(self, gate: Self) -> Self {
-        self.zip(gate, |a, g| if g > 0.0 { a } else { 0.0 })
     }
     #[inline(always)]
     fn positive(self) -> u16 {

@@ -96,8 +96,7 @@ impl Linear {
     /// - `x`: `[batch, in]`
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<2>, mode: Mode) -> Tensor<2> {
-        let weight = mode.parameter(&self.weight);
-        x.matmul(weight.transpose()) + mode.parameter(&self.bias).unsqueeze::<2>()
+        ops::matmul_transposed(x, mode.parameter(&self.weight)) + mode.parameter(&self.bias).unsqueeze::<2>()
     }
 }
 

@@ -93,3 +93,56 @@ pub(crate) fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
     let [batch, channels, height, width] = x.dims();
     x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
+
+/// `x weight^T`.
+///
+/// # Shapes
+/// - `x`: `[batch, in]`, `weight`: `[out, in]`, output: `[batch, out]`
+pub(crate) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if cpu::serves(&x) {
+        return cpu::matmul_transposed(x, weight);
+    }
+    x.matmul(weight.transpose())
+}
+
+/// One step of LARS in clip mode (see [`crate::optim::Lars`]): the moved parameter and the moved momentum, which starts
+/// at 0 when there is none.
+///
+/// # Shapes
+/// - all flat, `dimensions` those of the parameter
+pub(crate) fn lars(
+    config: &gabion_spec::Optimizer,
+    rate: f64,
+    dimensions: usize,
+    p: Tensor<1>,
+    mut g: Tensor<1>,
+    buffer: Option<Tensor<1>>,
+) -> [Tensor<1>; 2] {
+    let gabion_spec::Optimizer { momentum, weight_decay, trust_coefficient, .. } = *config;
+    #[cfg(feature = "flex")]
+    if cpu::serves(&p) && cpu::serves(&g) {
+        #[allow(clippy::cast_possible_truncation)] // as Burn does with scalars
+        let [rate, momentum, weight_decay, trust] = [rate, momentum, weight_decay, trust_coefficient].map(|x| x as f32);
+        let trust = (dimensions > 1).then_some(trust);
+        return cpu::lars(&gabion_kernels::Lars { rate, momentum, weight_decay, trust }, p, g, buffer);
+    }
+    if dimensions > 1 {
+        let length = |x: &Tensor<1>| x.clone().square().sum().sqrt();
+        let (p_length, g_length) = (length(&p), length(&g));
+        let alive = (p_length.clone() * g_length.clone()).greater_elem(0.0).float();
+        let bound = p_length.clone().mul_scalar(trust_coefficient)
+            / (g_length + p_length.mul_scalar(weight_decay).add_scalar(1e-8));
+        // rate = 0 divides to infinity, hence 1.
+        let scale = if rate > 0.0 { bound.div_scalar(rate).clamp_max(1.0) } else { bound.ones_like() };
+        // Alive: scale (g + wd p). Else: g.
+        let scale = scale * alive.clone() + alive.clone().neg().add_scalar(1.0);
+        g = (g + p.clone() * alive.mul_scalar(weight_decay)) * scale;
+    }
+    let buffer = match buffer {
+        Some(buffer) => buffer.mul_scalar(momentum) + g.clone(),
+        None => g.clone(),
+    };
+    let step = g + buffer.clone().mul_scalar(momentum);
+    [p - step.mul_scalar(rate), buffer]
+}

@@ -4,6 +4,7 @@ mod sgd;
 
 pub use sgd::Sgd;
 
+use crate::ops;
 use crate::weights::{Path, tensor_of};
 use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -60,27 +61,11 @@ impl Lars {
             state.iter().map(|(name, data)| (name.clone(), Tensor::from_data(data.clone(), device))).collect();
     }
 
-    fn moved(&mut self, name: &str, p: Tensor<1>, mut g: Tensor<1>, rate: f64, dimensions: usize) -> Tensor<1> {
-        let spec::Optimizer { momentum, weight_decay, trust_coefficient, .. } = self.config;
-        if dimensions > 1 {
-            let length = |x: &Tensor<1>| x.clone().square().sum().sqrt();
-            let (p_length, g_length) = (length(&p), length(&g));
-            let alive = (p_length.clone() * g_length.clone()).greater_elem(0.0).float();
-            let bound = p_length.clone().mul_scalar(trust_coefficient)
-                / (g_length + p_length.mul_scalar(weight_decay).add_scalar(1e-8));
-            // rate = 0 divides to infinity, hence 1.
-            let scale = if rate > 0.0 { bound.div_scalar(rate).clamp_max(1.0) } else { bound.ones_like() };
-            // Alive: scale (g + wd p). Else: g.
-            let scale = scale * alive.clone() + alive.clone().neg().add_scalar(1.0);
-            g = (g + p.clone() * alive.mul_scalar(weight_decay)) * scale;
-        }
-        let buffer = match self.momentum.remove(name) {
-            Some(buffer) => buffer.mul_scalar(momentum) + g.clone(),
-            None => g.clone(),
-        };
-        let step = g + buffer.clone().mul_scalar(momentum);
+    fn moved(&mut self, name: &str, p: Tensor<1>, g: Tensor<1>, rate: f64, dimensions: usize) -> Tensor<1> {
+        let buffer = self.momentum.remove(name);
+        let [moved, buffer] = ops::lars(&self.config, rate, dimensions, p, g, buffer);
         self.momentum.insert(name.to_string(), buffer);
-        p - step.mul_scalar(rate)
+        moved
     }
 }
 

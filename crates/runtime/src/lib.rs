@@ -45,6 +45,7 @@ pub use bundle::{BundleError, Stored, parameter_count};
 pub use deployed::{Deployed, DeployedError, Serving};
 #[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Limits, Offered, choose, offered};
+pub use gabion_kernels::{Level, VARIABLE as LEVEL_VARIABLE};
 pub use generations::{GenerationError, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]

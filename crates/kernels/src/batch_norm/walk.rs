@@ -40,41 +40,34 @@ impl ForEachChunk {
 
     /// Two values per channel from each chunk, in the order of the chunks.
     pub fn sums(&self, f: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f32> {
-        self.sums_writing(None, |range, out, _| f(range, out))
-    }
-
-    /// As `sums`, handing out the chunks of `to` as well.
-    pub fn sums_writing(
-        &self,
-        to: Option<&mut [f32]>,
-        f: impl Fn(Range<usize>, &mut [f32], Option<&mut [f32]>) + Sync,
-    ) -> Vec<f32> {
         let mut sums = vec![0.0; self.values.div_ceil(self.chunk) * 2 * self.channels];
-        let each = sums.par_chunks_mut(2 * self.channels).enumerate().with_min_len(TASK_CHUNKS);
-        match to {
-            None => each.for_each(|(chunk, out)| f(self.range(chunk * self.chunk), out, None)),
-            Some(to) => each
-                .zip(to.par_chunks_mut(self.chunk))
-                .for_each(|((chunk, out), to)| f(self.range(chunk * self.chunk), out, Some(to))),
-        }
+        sums.par_chunks_mut(2 * self.channels)
+            .enumerate()
+            .with_min_len(TASK_CHUNKS)
+            .for_each(|(chunk, out)| f(self.range(chunk * self.chunk), out));
         sums
     }
 
-    /// Hands out the chunks of `to` and of `also`.
-    pub fn write(
+    /// Hands out the chunks of `to`, and of `also`, which has `per_row` values a row or is empty.
+    pub fn write<T: Send>(
         &self,
         to: &mut [f32],
-        also: Option<&mut [f32]>,
-        f: impl Fn(Range<usize>, &mut [f32], Option<&mut [f32]>) + Sync,
+        also: &mut [T],
+        per_row: usize,
+        f: impl Fn(Range<usize>, &mut [f32], &mut [T]) + Sync,
     ) {
         let each = to.par_chunks_mut(self.chunk).enumerate().with_min_len(TASK_CHUNKS);
-        match also {
-            None => each.for_each(|(chunk, to)| f(self.range(chunk * self.chunk), to, None)),
-            Some(also) => each
-                .zip(also.par_chunks_mut(self.chunk))
-                .for_each(|((chunk, to), also)| f(self.range(chunk * self.chunk), to, Some(also))),
+        if also.is_empty() {
+            return each.for_each(|(chunk, to)| f(self.range(chunk * self.chunk), to, &mut []));
         }
+        each.zip(also.par_chunks_mut(self.chunk / self.channels * per_row))
+            .for_each(|((chunk, to), also)| f(self.range(chunk * self.chunk), to, also));
     }
+}
+
+/// Words of mask of a row: one a vector.
+pub(super) fn words(channels: usize, lanes: usize) -> usize {
+    channels.div_ceil(lanes)
 }
 
 /// Runs `$body` for groups of channels: `$WIDTH` vectors at once (4, 2 or 1), from channel `$channel` on.
@@ -185,7 +178,7 @@ impl Moments<'_> {
     }
 }
 
-/// `y = relu((x - mean) * scale + beta + residual)`.
+/// `y = relu((x - mean) * scale + beta + residual)`, and which values came out above 0.
 pub(super) struct Normalise<'a> {
     pub channels: usize,
     pub relu: bool,
@@ -195,6 +188,8 @@ pub(super) struct Normalise<'a> {
     pub x: &'a [f32],
     pub residual: Option<&'a [f32]>,
     pub y: &'a mut [f32],
+    /// [`words`] a row, or empty where nobody will ask.
+    pub mask: &'a mut [u16],
 }
 
 impl Kernel for Normalise<'_> {
@@ -202,14 +197,22 @@ impl Kernel for Normalise<'_> {
     fn run<V: Vector>(mut self) {
         assert_eq!(self.x.len(), self.y.len());
         assert!(self.residual.is_none_or(|residual| residual.len() == self.y.len()));
+        assert!(self.mask.is_empty() || mask_fits::<V>(self.mask, self.channels, self.y.len()));
         for_channels!(V, self.channels, group, self);
     }
+}
+
+#[inline(always)]
+fn mask_fits<V: Vector>(mask: &[u16], channels: usize, values: usize) -> bool {
+    mask.len() == values / channels * words(channels, V::LANES)
 }
 
 impl Normalise<'_> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
+        let words = words(self.channels, V::LANES);
+        let mut word = channel / V::LANES;
         // SAFETY: see `for_channels`.
         unsafe {
             let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
@@ -230,20 +233,37 @@ impl Normalise<'_> {
                     values = values.map(V::relu);
                 }
                 store(values, self.y.as_mut_ptr().add(start), left);
+                if !self.mask.is_empty() {
+                    for v in 0..N {
+                        self.mask[word + v] = values[v].positive();
+                    }
+                    word += words;
+                }
             }
         }
     }
 }
 
-/// Sums of `dy`, then of `dy * (x - mean)`, with `dy` masked by the ReLU and perhaps written.
+/// `dy` where the ReLU let the value through.
+#[inline(always)]
+fn masked<V: Vector, const N: usize>(mut dy: [V; N], mask: Option<&[u16]>, word: usize) -> [V; N] {
+    if let Some(mask) = mask {
+        let mask = &mask[word..word + N];
+        for v in 0..N {
+            dy[v] = dy[v].only(mask[v]);
+        }
+    }
+    dy
+}
+
+/// Sums of `dy`, then of `dy * (x - mean)`, with `dy` masked by the ReLU.
 pub(super) struct Sums<'a> {
     pub channels: usize,
     pub mean: &'a [f32],
     pub x: &'a [f32],
-    /// The output of the ReLU.
-    pub gate: Option<&'a [f32]>,
+    /// See [`Normalise::mask`].
+    pub mask: Option<&'a [u16]>,
     pub dy: &'a [f32],
-    pub masked: Option<&'a mut [f32]>,
     /// `[2, channels]`
     pub out: &'a mut [f32],
 }
@@ -253,8 +273,7 @@ impl Kernel for Sums<'_> {
     fn run<V: Vector>(mut self) {
         let length = self.dy.len();
         assert_eq!(self.x.len(), length);
-        assert!(self.gate.is_none_or(|gate| gate.len() == length));
-        assert!(self.masked.as_ref().is_none_or(|masked| masked.len() == length));
+        assert!(self.mask.is_none_or(|mask| mask_fits::<V>(mask, self.channels, length)));
         assert_eq!(self.out.len(), 2 * self.channels);
         for_channels!(V, self.channels, group, self);
     }
@@ -264,22 +283,16 @@ impl Sums<'_> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
+        let words = words(self.channels, V::LANES);
+        let mut word = channel / V::LANES;
         // SAFETY: see `for_channels`.
         unsafe {
             let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
             let (mut plain, mut weighted) = ([V::splat(0.0); N], [V::splat(0.0); N]);
             for start in (channel..self.dy.len()).step_by(self.channels) {
                 let x = load::<V, N>(self.x.as_ptr().add(start), left);
-                let mut dy = load::<V, N>(self.dy.as_ptr().add(start), left);
-                if let Some(gate) = self.gate {
-                    let gate = load::<V, N>(gate.as_ptr().add(start), left);
-                    for v in 0..N {
-                        dy[v] = dy[v].where_positive(gate[v]);
-                    }
-                }
-                if let Some(masked) = &mut self.masked {
-                    store(dy, masked.as_mut_ptr().add(start), left);
-                }
+                let dy = masked(load::<V, N>(self.dy.as_ptr().add(start), left), self.mask, word);
+                word += words;
                 for v in 0..N {
                     plain[v] = plain[v].add(dy[v]);
                     weighted[v] = x[v].sub(mean[v]).mul_add(dy[v], weighted[v]);
@@ -299,14 +312,16 @@ pub(super) struct Through<'a> {
     pub x: &'a [f32],
 }
 
-/// `dx = scale * (dy - through)`, with `dy` masked by the ReLU and perhaps written.
+/// `dx = scale * (dy - through)`, with `dy` masked by the ReLU.
 pub(super) struct Backward<'a> {
     pub channels: usize,
     pub scale: &'a [f32],
     pub through: Option<Through<'a>>,
-    pub gate: Option<&'a [f32]>,
-    pub dy: &'a [f32],
-    pub masked: Option<&'a mut [f32]>,
+    /// See [`Normalise::mask`].
+    pub mask: Option<&'a [u16]>,
+    /// Comes out masked when `dx` has a place of its own, and is that place when not.
+    pub dy: &'a mut [f32],
+    /// As long as `dy`, or empty.
     pub dx: &'a mut [f32],
 }
 
@@ -314,9 +329,8 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let length = self.dy.len();
-        assert_eq!(self.dx.len(), length);
-        assert!(self.gate.is_none_or(|gate| gate.len() == length));
-        assert!(self.masked.as_ref().is_none_or(|masked| masked.len() == length));
+        assert!(self.dx.is_empty() || self.dx.len() == length);
+        assert!(self.mask.is_none_or(|mask| mask_fits::<V>(mask, self.channels, length)));
         assert!(self.through.as_ref().is_none_or(|through| through.x.len() == length));
         for_channels!(V, self.channels, group, self);
     }
@@ -326,6 +340,8 @@ impl Backward<'_> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
+        let words = words(self.channels, V::LANES);
+        let mut word = channel / V::LANES;
         let zero = [V::splat(0.0); N];
         // SAFETY: see `for_channels`.
         unsafe {
@@ -339,16 +355,17 @@ impl Backward<'_> {
                 ),
             };
             for start in (channel..self.dy.len()).step_by(self.channels) {
-                let mut dy = load::<V, N>(self.dy.as_ptr().add(start), left);
-                if let Some(gate) = self.gate {
-                    let gate = load::<V, N>(gate.as_ptr().add(start), left);
-                    for v in 0..N {
-                        dy[v] = dy[v].where_positive(gate[v]);
+                let at = self.dy.as_mut_ptr().add(start);
+                let mut dy = masked(load::<V, N>(at, left), self.mask, word);
+                word += words;
+                let to = if self.dx.is_empty() {
+                    at
+                } else {
+                    if self.mask.is_some() {
+                        store(dy, at, left);
                     }
-                }
-                if let Some(masked) = &mut self.masked {
-                    store(dy, masked.as_mut_ptr().add(start), left);
-                }
+                    self.dx.as_mut_ptr().add(start)
+                };
                 if let Some(through) = &self.through {
                     let x = load::<V, N>(through.x.as_ptr().add(start), left);
                     for v in 0..N {
@@ -358,7 +375,7 @@ impl Backward<'_> {
                 for v in 0..N {
                     dy[v] = dy[v].mul(scale[v]);
                 }
-                store(dy, self.dx.as_mut_ptr().add(start), left);
+                store(dy, to, left);
             }
         }
     }

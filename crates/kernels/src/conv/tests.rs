@@ -30,7 +30,7 @@ fn products(conv: &Conv2d, mut f: impl FnMut(usize, usize, usize)) {
 }
 
 /// Values in [-1, 1) from a small generator, so that a failing case is its shape and a seed.
-pub(super) fn noise(length: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;

@@ -1,8 +1,8 @@
 //! The gradient with respect to the weights: per tap, a sum over pixels of outer products.
 //!
 //! A register tile holds some input channels times one or two vectors of output channels, and sums a band of pixels
-//! that fits the first-level cache. The batch is cut into chunks by its size and the shape alone; each chunk has its
-//! own sum, and the chunks are added in order, so that threads decide nothing.
+//! that fits the first-level cache. The work is cut by the shape alone, so that threads decide nothing: first by groups of
+//! output channels, whose sums are apart, and where those are few the batch into chunks, which are added in order.
 
 use super::Conv2d;
 use super::plane::{Plane, SLACK};
@@ -17,8 +17,8 @@ use rayon::prelude::*;
 const GROUP_VALUES: usize = 64 * 1024;
 /// Pixels of both operands that one tile walks before the next tile walks them again.
 const BAND_BYTES: usize = 24 * 1024;
-/// All partial sums together.
-const PARTIAL_VALUES: usize = 2 << 20;
+/// Pieces of work, at least, where the batch is large enough.
+const TASKS: usize = 16;
 
 /// Output pixels of a chunk, at least: fewer do not pay for adding a tile to its sum.
 const CHUNK_PIXELS: usize = 128;
@@ -31,7 +31,8 @@ pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw
     let layout = Layout { matrix, taps: taps.len(), blocks: plane.blocks() };
     let size = layout.len();
 
-    let chunks = (PARTIAL_VALUES / size).clamp(4, 16).min(batch);
+    let pair = 2 * matrix.vector;
+    let chunks = TASKS.div_ceil(channels_out.div_ceil(pair)).min(batch);
     let chunk = batch.div_ceil(chunks).max(CHUNK_PIXELS.div_ceil(conv.out_height() * conv.out_width())).min(batch);
     let group = (GROUP_VALUES / plane.len()).clamp(1, chunk);
     let pixels: Vec<usize> = (0..group)
@@ -42,14 +43,15 @@ pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw
     let mut partial = Scratch::of(batch.div_ceil(chunk) * size);
     let image_x = conv.input_len() / batch;
     let image_dy = conv.output_len() / batch;
+    let images = Images { plane: &plane, layout, taps: &taps, pixels: &pixels, group, image_x, image_dy };
     partial
         .as_mut_slice()
         .par_chunks_mut(size)
         .zip(x.par_chunks(chunk * image_x).zip(dy.par_chunks(chunk * image_dy)))
         .for_each(|(sum, (x, dy))| {
-            let images =
-                Images { plane: &plane, layout, taps: &taps, pixels: &pixels, group, image_x, image_dy, x, dy };
-            level.run(Chunk { images, sum });
+            sum.par_chunks_mut(layout.start(pair, 0, 0)).enumerate().for_each(|(number, sum)| {
+                level.run(Chunk { images, x, dy, lane: number * pair, sum });
+            });
         });
     let partial = partial.as_mut_slice();
     let (total, others) = partial.split_at_mut(size);
@@ -100,7 +102,8 @@ impl Layout {
     }
 }
 
-/// Some images and how to walk them.
+/// How images are walked.
+#[derive(Clone, Copy)]
 struct Images<'a> {
     plane: &'a Plane,
     layout: Layout,
@@ -110,27 +113,29 @@ struct Images<'a> {
     group: usize,
     image_x: usize,
     image_dy: usize,
-    x: &'a [f32],
-    dy: &'a [f32],
 }
 
-/// The sum over the images of one chunk.
+/// The sum over the images of one chunk, of the group of output channels that begins at `lane`.
 struct Chunk<'a> {
     images: Images<'a>,
+    x: &'a [f32],
+    dy: &'a [f32],
+    lane: usize,
     sum: &'a mut [f32],
 }
 
 impl Kernel for Chunk<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Images { plane, layout, taps, pixels, group, image_x, image_dy, x, dy } = self.images;
+        let Self { images: Images { plane, layout, taps, pixels, group, image_x, image_dy }, x, dy, lane, sum } = self;
         let Matrix { lanes, block, .. } = layout.matrix;
-        let padded = layout.matrix.padded_lanes();
+        let width = layout.matrix.group(lane) * V::LANES;
         assert_eq!(layout.matrix.vector, V::LANES);
-        assert_eq!(self.sum.len(), layout.len());
-        self.sum.fill(0.0);
+        assert_eq!(sum.len(), layout.start(lane, layout.blocks, 0) - layout.start(lane, 0, 0));
+        sum.fill(0.0);
+        let whole = lane + width <= lanes;
         let mut planes = Scratch::of(group * plane.len() + SLACK);
-        let mut whole = Scratch::of(if padded == lanes { 0 } else { group * image_dy / lanes * padded });
+        let mut padded = Scratch::of(if whole { 0 } else { group * image_dy / lanes * width });
         // The furthest that a tile reads: the last pixel of a group at its last tap and block, a whole block long.
         let furthest = pixels.iter().max().copied().unwrap_or(0)
             + taps.iter().max().copied().unwrap_or(0)
@@ -142,24 +147,27 @@ impl Kernel for Chunk<'_> {
                 plane.pack::<V>(image, plane_of);
             }
             // Output channels that are not whole vectors are padded once here rather than masked at every load.
-            let dy = if padded == lanes {
-                dy
+            let (dy, pitch, first) = if whole {
+                (dy, lanes, lane)
             } else {
-                for (to, from) in whole.as_mut_slice().chunks_exact_mut(padded).zip(dy.chunks_exact(lanes)) {
-                    to[..lanes].copy_from_slice(from);
-                    to[lanes..].fill(0.0);
+                for (to, from) in padded.as_mut_slice().chunks_exact_mut(width).zip(dy.chunks_exact(lanes)) {
+                    to[..lanes - lane].copy_from_slice(&from[lane..]);
+                    to[lanes - lane..].fill(0.0);
                 }
-                &whole.as_slice()[..dy.len() / lanes * padded]
+                (&padded.as_slice()[..dy.len() / lanes * width], width, 0)
             };
-            let pixels = &pixels[..dy.len() / padded];
-            let band = BAND_BYTES / 4 / (block + padded.min(2 * V::LANES));
-            for (pixels, dy) in pixels.chunks(band).zip(dy.chunks(band * padded)) {
-                let walk = Walk { plane, layout, taps, pixels, planes: planes.as_slice(), dy, pitch: padded };
-                // SAFETY: `furthest` bounds the reads of planes; dy has `pitch` values per pixel; sum has layout.len().
+            let pixels = &pixels[..dy.len() / pitch];
+            let band = BAND_BYTES / 4 / (block + width);
+            for (pixels, dy) in pixels.chunks(band).zip(dy.chunks(band * pitch)) {
+                let walk = Walk { plane, layout, taps, pixels, planes: planes.as_slice(), dy, pitch, first };
+                // SAFETY: `furthest` bounds the reads of planes; dy has `pitch` values per pixel; `sum` is as long as
+                // the group's sums.
                 unsafe {
-                    match block {
-                        4 if plane.taps_are_neighbours() => walk.fused::<V>(self.sum),
-                        _ => walk.blocks::<V>(self.sum),
+                    match (block, layout.matrix.group(lane)) {
+                        (4, 2) if plane.taps_are_neighbours() => walk.fused::<V, 2>(sum),
+                        (4, _) if plane.taps_are_neighbours() => walk.fused::<V, 1>(sum),
+                        (_, 2) => walk.blocks::<V, 2>(sum),
+                        _ => walk.blocks::<V, 1>(sum),
                     }
                 }
             }
@@ -174,7 +182,7 @@ impl Plane {
     }
 }
 
-/// A band of pixels, all of whose products are added to the sums.
+/// A band of pixels, all of whose products with a group of output channels are added to the sums.
 struct Walk<'a> {
     plane: &'a Plane,
     layout: Layout,
@@ -182,37 +190,30 @@ struct Walk<'a> {
     pixels: &'a [usize],
     planes: &'a [f32],
     dy: &'a [f32],
+    /// Values of `dy` a pixel, and the group's first of them.
     pitch: usize,
+    first: usize,
 }
 
 impl Walk<'_> {
     #[inline(always)]
-    unsafe fn blocks<V: Vector>(&self, sum: &mut [f32]) {
-        let Matrix { depth, block, lanes, .. } = self.layout.matrix;
-        let mut lane = 0;
-        while lane < lanes {
-            let vectors = self.layout.matrix.group(lane);
-            for index in 0..self.layout.blocks {
-                let valid = (depth - index * block).min(block);
-                for (tap, offset) in self.taps.iter().enumerate() {
-                    let offset = offset + index * self.plane.block_pitch();
-                    let sum = &mut sum[self.layout.start(lane, index, tap)..][..block * vectors * V::LANES];
-                    // SAFETY: the caller's; rows of a tile stay inside the block.
-                    unsafe {
-                        match vectors {
-                            2 => self.tiles::<V, 2>(lane, offset, valid, sum),
-                            _ => self.tiles::<V, 1>(lane, offset, valid, sum),
-                        }
-                    }
-                }
+    unsafe fn blocks<V: Vector, const VECTORS: usize>(&self, sum: &mut [f32]) {
+        let Matrix { depth, block, .. } = self.layout.matrix;
+        let tile = block * VECTORS * V::LANES;
+        for index in 0..self.layout.blocks {
+            let valid = (depth - index * block).min(block);
+            for (tap, offset) in self.taps.iter().enumerate() {
+                let offset = offset + index * self.plane.block_pitch();
+                let sum = &mut sum[(index * self.taps.len() + tap) * tile..][..tile];
+                // SAFETY: the caller's; rows of a tile stay inside the block.
+                unsafe { self.tiles::<V, VECTORS>(offset, valid, sum) }
             }
-            lane += vectors * V::LANES;
         }
     }
 
     /// Covers `valid` input channels by tiles of 16, 8 or 4.
     #[inline(always)]
-    unsafe fn tiles<V: Vector, const VECTORS: usize>(&self, lane: usize, offset: usize, valid: usize, sum: &mut [f32]) {
+    unsafe fn tiles<V: Vector, const VECTORS: usize>(&self, offset: usize, valid: usize, sum: &mut [f32]) {
         let tallest = V::REGISTERS / 2 / VECTORS;
         let mut row = 0;
         while row < valid {
@@ -221,9 +222,9 @@ impl Walk<'_> {
             // SAFETY: the caller's.
             unsafe {
                 match height {
-                    4 => self.tile::<V, 4, VECTORS>(lane, offset + row, sum),
-                    8 if tallest >= 8 => self.tile::<V, 8, VECTORS>(lane, offset + row, sum),
-                    16 if tallest >= 16 => self.tile::<V, 16, VECTORS>(lane, offset + row, sum),
+                    4 => self.tile::<V, 4, VECTORS>(offset + row, sum),
+                    8 if tallest >= 8 => self.tile::<V, 8, VECTORS>(offset + row, sum),
+                    16 if tallest >= 16 => self.tile::<V, 16, VECTORS>(offset + row, sum),
                     _ => unreachable!("a tile is at most {tallest} high"),
                 }
             }
@@ -233,56 +234,40 @@ impl Walk<'_> {
 
     /// `blocks` for an unstrided convolution of at most 4 channels: neighbouring taps share a tile.
     #[inline(always)]
-    unsafe fn fused<V: Vector>(&self, sum: &mut [f32]) {
-        let lanes = self.layout.matrix.lanes;
+    unsafe fn fused<V: Vector, const VECTORS: usize>(&self, sum: &mut [f32]) {
         let kernel = self.taps.len().isqrt();
-        let mut lane = 0;
-        while lane < lanes {
-            // One vector at a time: twelve accumulators are enough, and twice twelve too many for sixteen registers.
-            let vectors = self.layout.matrix.group(lane);
-            for ky in 0..kernel {
-                for kx in (0..kernel).step_by(3) {
-                    let tap = ky * kernel + kx;
-                    let sum = &mut sum[self.layout.start(lane, 0, tap)..];
-                    let three = kx + 3 <= kernel;
-                    // SAFETY: the caller's; taps in a row are neighbours in planes and in sums.
-                    unsafe {
-                        match (vectors, three) {
-                            (2, true) if V::REGISTERS >= 32 => self.tile::<V, 12, 2>(lane, self.taps[tap], sum),
-                            (1, true) => self.tile::<V, 12, 1>(lane, self.taps[tap], sum),
-                            _ => {
-                                for t in tap..(tap + 3).min((ky + 1) * kernel) {
-                                    let sum = &mut sum[(t - tap) * 4 * vectors * V::LANES..];
-                                    match vectors {
-                                        2 => self.tile::<V, 4, 2>(lane, self.taps[t], sum),
-                                        _ => self.tile::<V, 4, 1>(lane, self.taps[t], sum),
-                                    }
-                                }
-                            }
+        let width = VECTORS * V::LANES;
+        // Twice twelve accumulators are too many for sixteen registers.
+        let three_fit = VECTORS == 1 || V::REGISTERS >= 32;
+        for ky in 0..kernel {
+            for kx in (0..kernel).step_by(3) {
+                let tap = ky * kernel + kx;
+                let sum = &mut sum[tap * 4 * width..];
+                // SAFETY: the caller's; taps in a row are neighbours in planes and in sums.
+                unsafe {
+                    if kx + 3 <= kernel && three_fit {
+                        self.tile::<V, 12, VECTORS>(self.taps[tap], sum);
+                    } else {
+                        for t in tap..(tap + 3).min((ky + 1) * kernel) {
+                            self.tile::<V, 4, VECTORS>(self.taps[t], &mut sum[(t - tap) * 4 * width..]);
                         }
                     }
                 }
             }
-            lane += vectors * V::LANES;
         }
     }
 
-    /// Adds the band's sum over pixels of `x[pixel + offset + row] * dy[pixel][lane]` to `sum[row][lane]`.
+    /// Adds the band's sum over pixels of `x[pixel + offset + row] * dy[pixel][first + lane]` to `sum[row][lane]`.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const HEIGHT: usize, const VECTORS: usize>(
-        &self,
-        lane: usize,
-        offset: usize,
-        sum: &mut [f32],
-    ) {
+    unsafe fn tile<V: Vector, const HEIGHT: usize, const VECTORS: usize>(&self, offset: usize, sum: &mut [f32]) {
         let width = VECTORS * V::LANES;
         assert!(sum.len() >= HEIGHT * width);
-        assert!(self.dy.len() >= self.pixels.len() * self.pitch && lane + width <= self.pitch);
+        assert!(self.dy.len() >= self.pixels.len() * self.pitch && self.first + width <= self.pitch);
         let mut sums = [[V::splat(0.0); VECTORS]; HEIGHT];
         // SAFETY: reads of planes are bounded by the caller, of dy and sum by the assertions above.
         unsafe {
             let planes = self.planes.as_ptr().add(offset);
-            let mut dy = self.dy.as_ptr().add(lane);
+            let mut dy = self.dy.as_ptr().add(self.first);
             for pixel in self.pixels {
                 let x = planes.add(*pixel);
                 let mut factors = [V::splat(0.0); VECTORS];

@@ -36,7 +36,7 @@ impl Builder {
     /// # Panics
     /// When a size is zero or scale and shift have other lengths.
     pub fn new([channels, height, width]: [usize; 3], scale: &[f32], shift: &[f32]) -> (Self, Value) {
-        Self::at(Level::detected(), [channels, height, width], scale, shift)
+        Self::at(Level::current(), [channels, height, width], scale, shift)
     }
 
     pub(super) fn at(

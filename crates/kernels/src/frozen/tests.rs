@@ -261,14 +261,14 @@ proptest! {
 #[test]
 fn what_is_kept_are_activations_of_many_rows() {
     let kept = |side: usize, pools: bool| {
-        let (net, _) = Example { size: [3, side, side], pools, ..example() }.build(Level::detected());
+        let (net, _) = Example { size: [3, side, side], pools, ..example() }.build(Level::current());
         net.trace_bytes() / (2 * size_of::<f32>())
     };
     // The image and the stem; of a large one the blocks of half its rows too.
     assert_eq!(kept(32, false), (3 + 16) * 32 * 32);
     assert_eq!(kept(48, false), (3 + 16) * 48 * 48 + 5 * 32 * 24 * 24);
     assert_eq!(kept(48, true), (3 + 16) * 48 * 48);
-    assert!(!example().build(Level::detected()).0.traces());
+    assert!(!example().build(Level::current()).0.traces());
 }
 
 fn example() -> Example {
@@ -277,7 +277,7 @@ fn example() -> Example {
 
 #[test]
 fn an_image_is_the_same_in_any_company() {
-    let (net, feature) = example().build(Level::detected());
+    let (net, feature) = example().build(Level::current());
     let length = net.input_len();
     let x = noise(40 * length, 3);
     let (mut all, mut gradients) = (vec![0.0; 40 * 5], vec![0.0; x.len()]);
@@ -298,7 +298,7 @@ fn an_image_is_the_same_in_any_company() {
 
 #[test]
 fn threads_change_nothing() {
-    let (net, _) = example().build(Level::detected());
+    let (net, _) = example().build(Level::current());
     let x = noise(11 * net.input_len(), 3);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
@@ -315,7 +315,7 @@ fn threads_change_nothing() {
 #[test]
 #[should_panic(expected = "is not made from")]
 fn a_shortcut_around_the_start_is_refused() {
-    let (net, _) = example().build(Level::detected());
+    let (net, _) = example().build(Level::current());
     // Value 3 is in the middle of a block.
     let mut out = vec![0.0; net.len_of(Value(4))];
     net.between(&vec![0.0; net.len_of(Value(3))], Value(3), Value(4), &mut out);

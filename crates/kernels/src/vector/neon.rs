@@ -72,14 +72,6 @@ impl Vector for Neon {
         Self(unsafe { vmaxq_f32(self.0, vdupq_n_f32(0.0)) })
     }
     #[inline(always)]
-    fn where_positive(self, gate: Self) -> Self {
-        // SAFETY: NEON was detected.
-        unsafe {
-            let positive = vcgtq_f32(gate.0, vdupq_n_f32(0.0));
-            Self(vreinterpretq_f32_u32(vandq_u32(positive, vreinterpretq_u32_f32(self.0))))
-        }
-    }
-    #[inline(always)]
     fn positive(self) -> u16 {
         // SAFETY: NEON was detected; the array has four values.
         unsafe {

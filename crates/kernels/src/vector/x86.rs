@@ -69,14 +69,6 @@ impl Vector for Avx512 {
         Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
     }
     #[inline(always)]
-    fn where_positive(self, gate: Self) -> Self {
-        // SAFETY: AVX-512F was detected.
-        unsafe {
-            let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(gate.0, _mm512_setzero_ps());
-            Self(_mm512_maskz_mov_ps(positive, self.0))
-        }
-    }
-    #[inline(always)]
     fn positive(self) -> u16 {
         // SAFETY: AVX-512F was detected.
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, _mm512_setzero_ps()) }
@@ -156,14 +148,6 @@ impl Vector for Avx2 {
         // The second operand is what comes back when either is a NaN.
         // SAFETY: AVX2 was detected.
         Self(unsafe { _mm256_max_ps(_mm256_setzero_ps(), self.0) })
-    }
-    #[inline(always)]
-    fn where_positive(self, gate: Self) -> Self {
-        // SAFETY: AVX2 was detected.
-        unsafe {
-            let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(gate.0, _mm256_setzero_ps());
-            Self(_mm256_and_ps(positive, self.0))
-        }
     }
     #[inline(always)]
     fn positive(self) -> u16 {

@@ -2,11 +2,21 @@
 //!
 //! Activations stay channels-last in memory from the first convolution to the pooling while Burn sees
 //! `[batch, channels, height, width]` with permuted strides. Batch normalisation, residual and ReLU are one pass
-//! forward and two backward, and keep nothing but their input and output.
+//! forward and two backward. Of a training step's activations only what convolutions put out is kept, once: what
+//! normalisation makes of it is made again on the way back, bit for bit, from that and the statistics.
 
-use super::Normalised;
-use crate::nn::BATCH_NORM_EPS;
+mod fork;
+mod linear;
+mod norm;
+mod optim;
+
+pub(super) use fork::fork;
+pub(super) use linear::matmul_transposed;
+pub(super) use norm::{batch_norm_frozen, batch_norm_train};
+pub(super) use optim::lars;
+
 use burn::Tensor;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -14,10 +24,9 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, DispatchDevice, Flex};
 use burn::tensor::{DType, TensorData};
-use gabion_kernels::{self as kernels, BatchNorm, Conv2d, Statistics};
+use gabion_kernels::{self as kernels, Conv2d};
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
 
 type Tracked = <Autodiff<Flex> as burn::backend::BackendTypes>::FloatTensorPrimitive;
 
@@ -66,6 +75,20 @@ fn wrap(values: Vec<f32>, [batch, channels, height, width]: [usize; 4]) -> FlexT
     FlexTensor::from_data(TensorData::new(values, [batch, height, width, channels])).permute(&[0, 3, 1, 2])
 }
 
+/// The tensor, with values that lie in channels-last order and that nobody else reads.
+fn owned(x: FlexTensor) -> FlexTensor {
+    match lies_channels_last(&x) {
+        Some(_) if x.is_unique() => x,
+        _ => wrap(channels_last(&x).into_owned(), dims(&x)),
+    }
+}
+
+/// The values of a tensor that [`owned`] gave.
+fn values_mut(x: &mut FlexTensor) -> &mut [f32] {
+    let range = lies_channels_last(x).expect("owned");
+    &mut x.storage_mut::<f32>()[range]
+}
+
 fn flat(values: Vec<f32>) -> FlexTensor {
     let length = values.len();
     FlexTensor::from_data(TensorData::new(values, [length]))
@@ -81,8 +104,8 @@ struct Convolve;
 #[derive(Clone, Debug)]
 struct ConvState {
     conv: Conv2d,
-    /// Kept when the weight wants a gradient.
-    x: Option<FlexTensor>,
+    /// Asked for when the weight wants a gradient.
+    x: Option<NodeId>,
     /// Kept when the input wants one.
     weight: Option<FlexTensor>,
 }
@@ -90,12 +113,13 @@ struct ConvState {
 impl Backward<Flex, 2> for Convolve {
     type State = ConvState;
 
-    fn backward(self, ops: Ops<ConvState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<ConvState, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let ConvState { conv, x, weight } = ops.state;
         let dy = grads.consume::<Flex>(&ops.node);
         let dy = channels_last(&dy);
         let [of_x, of_weight] = ops.parents;
         if let (Some(node), Some(x)) = (of_weight, x) {
+            let x: FlexTensor = checkpointer.retrieve_node_output(x);
             let mut dw = vec![0.0; conv.weight_len()];
             kernels::conv2d_weight_grad(&conv, &channels_last(&x), &dy, &mut dw);
             let shape = [conv.channels_out, conv.channels_in, conv.kernel, conv.kernel];
@@ -121,230 +145,17 @@ pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: us
         return Tensor::from_primitive::<Flex>(forward(&plain(x), &plain(weight)));
     }
     let (x_wants, weight_wants) = (x.is_tracked(), weight.is_tracked());
-    let (x, x_node) = tracked(x).into_parts();
+    let x = tracked(x);
     let (weight, weight_node) = tracked(weight).into_parts();
-    let y = forward(&x, &weight);
-    let out = match Convolve.prepare::<NoCheckpointing>([x_node, weight_node]).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let state = ConvState { conv, x: weight_wants.then_some(x), weight: x_wants.then_some(weight) };
-            prep.finish(state, y)
+    let y = forward(x.primitive(), &weight);
+    let out = match Convolve.prepare::<NoCheckpointing>([x.node(), weight_node]).compute_bound().stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let x = weight_wants.then(|| prep.checkpoint(&x));
+            prep.finish(ConvState { conv, x, weight: x_wants.then_some(weight) }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(y),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(out)
-}
-
-#[derive(Debug)]
-struct Normalise;
-
-#[derive(Clone, Debug)]
-struct NormState {
-    norm: BatchNorm,
-    /// Statistics that move with the batch, or given ones.
-    of_batch: bool,
-    statistics: Statistics,
-    weight: Vec<f32>,
-    /// Whether weight and bias want gradients.
-    parameters: bool,
-    x: Option<FlexTensor>,
-    /// The output, which is the ReLU's mask.
-    y: Option<FlexTensor>,
-}
-
-impl NormState {
-    /// Gradients of input, weight, bias and, where there was one, residual.
-    fn backward(&self, dy: &FlexTensor, with_residual: bool) -> [Option<FlexTensor>; 4] {
-        let shape = dims(dy);
-        let dy = channels_last(dy);
-        let x = self.x.as_ref().map_or(Cow::Borrowed(&[][..]), channels_last);
-        let y = self.y.as_ref().map_or(Cow::Borrowed(&[][..]), channels_last);
-        let found = kernels::alloc::batch_norm_backward(
-            &self.norm,
-            self.of_batch,
-            &x,
-            &self.statistics,
-            &self.weight,
-            &y,
-            &dy,
-            self.parameters,
-            with_residual,
-        );
-        [
-            Some(wrap(found.dx, shape)),
-            self.parameters.then(|| flat(found.dgamma)),
-            self.parameters.then(|| flat(found.dbeta)),
-            found.d_residual.map(|d_residual| wrap(d_residual, shape)),
-        ]
-    }
-
-    fn register<const N: usize>(ops: Ops<Self, N>, grads: &mut Gradients) {
-        let dy = grads.consume::<Flex>(&ops.node);
-        let found = ops.state.backward(&dy, N == 4);
-        for (node, gradient) in ops.parents.into_iter().zip(found) {
-            if let (Some(node), Some(gradient)) = (node, gradient) {
-                grads.register::<Flex>(node.id, gradient);
-            }
-        }
-    }
-}
-
-impl Backward<Flex, 3> for Normalise {
-    type State = NormState;
-
-    fn backward(self, ops: Ops<NormState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        NormState::register(ops, grads);
-    }
-}
-
-impl Backward<Flex, 4> for Normalise {
-    type State = NormState;
-
-    fn backward(self, ops: Ops<NormState, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        NormState::register(ops, grads);
-    }
-}
-
-/// Normalises by the batch's statistics, or by given ones; returns those that were used.
-#[allow(clippy::cast_possible_truncation)]
-fn batch_norm(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    given: Option<Statistics>,
-    residual: Option<Tensor<4>>,
-    relu: bool,
-) -> (Tensor<4>, Statistics) {
-    let shape = x.dims();
-    let norm = BatchNorm { channels: shape[1], epsilon: BATCH_NORM_EPS as f32, relu };
-    let of_batch = given.is_none();
-    let forward = |x: &FlexTensor, weight: &[f32], bias: &[f32], residual: Option<&FlexTensor>| {
-        let residual = residual.map(channels_last);
-        let x = channels_last(x);
-        let (y, statistics) = match given {
-            None => kernels::alloc::batch_norm_train(&norm, &x, weight, bias, residual.as_deref()),
-            Some(given) => {
-                let y = kernels::alloc::batch_norm_frozen(&norm, &x, &given, weight, bias, residual.as_deref());
-                (y, given)
-            }
-        };
-        (wrap(y, shape), statistics)
-    };
-    let graph = x.is_autodiff() || weight.is_autodiff() || residual.as_ref().is_some_and(Tensor::is_autodiff);
-    if !graph {
-        let (weight, bias) = (values(&plain(weight)), values(&plain(bias)));
-        let (y, statistics) = forward(&plain(x), &weight, &bias, residual.map(plain).as_ref());
-        return (Tensor::from_primitive::<Flex>(y), statistics);
-    }
-    let parameters = weight.is_tracked() || bias.is_tracked();
-    let (x, x_node) = tracked(x).into_parts();
-    let (weight, weight_node) = tracked(weight).into_parts();
-    let (bias, bias_node) = tracked(bias).into_parts();
-    let (weight, bias) = (values(&weight), values(&bias));
-    let residual = residual.map(|residual| tracked(residual).into_parts());
-    let (y, statistics) = forward(&x, &weight, &bias, residual.as_ref().map(|(residual, _)| residual));
-    let state = |y: &FlexTensor| NormState {
-        norm,
-        of_batch,
-        statistics: statistics.clone(),
-        weight,
-        parameters,
-        x: (of_batch || parameters).then_some(x),
-        y: relu.then(|| y.clone()),
-    };
-    let out = match residual {
-        None => {
-            let nodes = [x_node, weight_node, bias_node];
-            match Normalise.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish(state(&y), y),
-                OpsKind::UnTracked(prep) => prep.finish(y),
-            }
-        }
-        Some((_, residual_node)) => {
-            let nodes = [x_node, weight_node, bias_node, residual_node];
-            match Normalise.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish(state(&y), y),
-                OpsKind::UnTracked(prep) => prep.finish(y),
-            }
-        }
-    };
-    (Tensor::from_primitive::<Autodiff<Flex>>(out), statistics)
-}
-
-pub(super) fn batch_norm_train(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    residual: Option<Tensor<4>>,
-    relu: bool,
-) -> Normalised {
-    let device = x.device();
-    let (y, statistics) = batch_norm(x, weight, bias, None, residual, relu);
-    let statistic = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [y.dims()[1]]), &device);
-    Normalised { mean: statistic(statistics.mean), var: statistic(statistics.var), y }
-}
-
-pub(super) fn batch_norm_frozen(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    [mean, var]: [Tensor<1>; 2],
-    residual: Option<Tensor<4>>,
-    relu: bool,
-) -> Tensor<4> {
-    let given = Statistics { mean: values(&plain(mean)), var: values(&plain(var)) };
-    batch_norm(x, weight, bias, Some(given), residual, relu).0
-}
-
-/// One of the two uses of a tensor. Burn adds their gradients on one thread, into another order of axes, which then
-/// has to be turned back; here the first to come waits for the second and they are added where they lie.
-#[derive(Debug)]
-struct Fork;
-
-type Waiting = Arc<Mutex<Option<FlexTensor>>>;
-
-impl Backward<Flex, 1> for Fork {
-    type State = Waiting;
-
-    fn backward(self, ops: Ops<Waiting, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<Flex>(&ops.node);
-        let [Some(node)] = ops.parents else { return };
-        let mut waiting = ops.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match waiting.take() {
-            None => *waiting = Some(dy),
-            Some(first) => grads.register::<Flex>(node.id, sum(first, dy)),
-        }
-    }
-}
-
-/// The sum, in channels-last order.
-fn sum(mut to: FlexTensor, from: FlexTensor) -> FlexTensor {
-    let (mut to, from) = match lies_channels_last(&to) {
-        Some(_) if to.is_unique() => (to, from),
-        _ if from.is_unique() && lies_channels_last(&from).is_some() => (from, to),
-        _ => {
-            to = wrap(channels_last(&to).into_owned(), dims(&to));
-            (to, from)
-        }
-    };
-    let range = lies_channels_last(&to).expect("chosen or made so");
-    kernels::add_assign(&mut to.storage_mut::<f32>()[range], &channels_last(&from));
-    to
-}
-
-/// The tensor twice, for two uses that both reach the loss.
-pub(super) fn fork(x: Tensor<4>) -> [Tensor<4>; 2] {
-    if !x.is_tracked() {
-        return [x.clone(), x];
-    }
-    let waiting = Waiting::default();
-    [x.clone(), x].map(|x| {
-        let (x, node) = tracked(x).into_parts();
-        let out = match Fork.prepare::<NoCheckpointing>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(waiting.clone(), x),
-            OpsKind::UnTracked(prep) => prep.finish(x),
-        };
-        Tensor::from_primitive::<Autodiff<Flex>>(out)
-    })
 }
 
 #[derive(Debug)]
