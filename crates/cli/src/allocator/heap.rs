@@ -6,6 +6,9 @@
 
 use std::ops::Range;
 
+/// Parts that are lent at once, at most. The lists never grow: they would ask the allocator that holds this heap's lock.
+const MOST: usize = 4096;
+
 /// Free parts of a region and the sizes of those that are lent, both by offset.
 #[derive(Debug)]
 pub struct Heap {
@@ -23,11 +26,17 @@ impl Heap {
 
     /// Makes a region of so many bytes free.
     pub fn add(&mut self, bytes: usize) {
+        self.lent.reserve_exact(MOST);
+        // Between parts that are lent lies at most one that is free.
+        self.free.reserve_exact(MOST + 1);
         self.free.push(0..bytes);
     }
 
-    /// The offset of so many bytes, or none where no free part is large enough.
+    /// The offset of so many bytes, or none where no free part is large enough or too many are lent.
     pub fn take(&mut self, bytes: usize) -> Option<usize> {
+        if self.lent.len() == MOST {
+            return None;
+        }
         let at = self.free.iter().position(|part| part.len() >= bytes)?;
         let start = self.free[at].start;
         self.free[at].start += bytes;
@@ -75,6 +84,20 @@ mod tests {
         assert_eq!((heap.take(100), &heap.free[..]), (Some(0), &[][..]));
         heap.give(7);
         assert_eq!(heap.lent, [(0, 100)]);
+    }
+
+    #[test]
+    fn lists_never_grow() {
+        let mut heap = Heap::empty();
+        heap.add(1 << 20);
+        let capacities = |heap: &Heap| (heap.free.capacity(), heap.lent.capacity());
+        let before = capacities(&heap);
+        let lent: Vec<usize> = std::iter::from_fn(|| heap.take(64)).collect();
+        assert_eq!(lent.len(), MOST);
+        lent.iter().step_by(2).for_each(|&start| heap.give(start));
+        assert_eq!(capacities(&heap), before);
+        lent.iter().skip(1).step_by(2).for_each(|&start| heap.give(start));
+        assert_eq!(&heap.free[..], &[0..1 << 20][..]);
     }
 
     #[test]
