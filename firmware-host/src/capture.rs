@@ -25,6 +25,8 @@ pub struct Capture {
     pub backoff: Duration,
     /// Longest such wait.
     pub longest_backoff: Duration,
+    /// A frame that is shown for longer is said to be live after each such time.
+    pub sign: Duration,
 }
 
 impl Capture {
@@ -42,6 +44,7 @@ impl Capture {
                     Err(error) => Err(error),
                 },
             };
+            let mut live = true;
             let rest = match answer {
                 Ok(Pull::Frame(frame)) => {
                     (broken, backoff) = (0, self.backoff);
@@ -67,7 +70,7 @@ impl Capture {
                     return;
                 }
                 Err(error @ SourceError::Broken { .. }) => {
-                    broken += 1;
+                    (broken, live) = (broken + 1, false);
                     tell(Feed::Broken(broken), error.to_string());
                     if broken % MOST_BROKEN == 0 {
                         source = None;
@@ -85,8 +88,14 @@ impl Capture {
                     continue;
                 }
             };
-            if !switch.rest(rest.saturating_sub(asked.elapsed())) {
-                return;
+            let end = asked + rest;
+            while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                if !switch.rest(if live { left.min(self.sign) } else { left }) {
+                    return;
+                }
+                if live && end > Instant::now() {
+                    tell(Feed::Live, String::new());
+                }
             }
         }
     }
@@ -99,7 +108,8 @@ mod tests {
 
     fn capture(origin: Origin) -> Capture {
         let (backoff, longest_backoff) = (Duration::from_millis(1), Duration::from_millis(4));
-        Capture { origin, seed: 0, interval: Duration::from_millis(1), backoff, longest_backoff }
+        let (interval, sign) = (Duration::from_millis(1), Duration::from_secs(1));
+        Capture { origin, seed: 0, interval, backoff, longest_backoff, sign }
     }
 
     /// What is told until `enough`.
@@ -125,6 +135,22 @@ mod tests {
             lost && broken && told.last() == Some(&Feed::Live)
         });
         assert!(told.contains(&Feed::Live));
+    }
+
+    #[test]
+    fn a_slow_source_is_alive_between_its_frames() {
+        let (interval, sign) = (Duration::from_secs(3600), Duration::from_millis(1));
+        let slow = Capture { interval, sign, ..capture(Origin::Synth) };
+        let (switch, frames) = (Switch::default(), Latest::default());
+        let mut lives = 0;
+        slow.run(&switch, &frames, &mut |feed, _| {
+            assert_eq!(feed, Feed::Live);
+            lives += 1;
+            if lives == 5 {
+                switch.stop();
+            }
+        });
+        assert_eq!(lives, 5);
     }
 
     #[test]

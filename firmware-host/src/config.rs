@@ -220,6 +220,7 @@ impl Config {
                 interval: Duration::from_secs_f32(1.0 / self.rate),
                 backoff,
                 longest_backoff,
+                sign: Duration::from_secs_f32(self.stall_seconds / 2.0),
             },
             task: Task { mode: self.mode, epsilon: self.epsilon, look: Look { views: self.views, seed: self.seed } },
             examples: self.examples,

@@ -67,6 +67,11 @@ pub trait Target {
         None
     }
 
+    /// Whether the last state was not shown yet, and is to be given again.
+    fn owes(&self) -> bool {
+        false
+    }
+
     /// The end: what is kept is written.
     ///
     /// # Errors

@@ -71,11 +71,8 @@ fn lines(input: impl BufRead, post: &Post) {
             continue;
         }
         match line.parse() {
-            Ok(command) => {
-                if !post.command(command) {
-                    tracing::warn!(line, "too many commands wait: this one is lost");
-                }
-            }
+            // A script is longer than the queue.
+            Ok(command) => post.command_in_turn(command),
             Err(why) => tracing::warn!("{why}"),
         }
     }
@@ -91,7 +88,7 @@ pub fn heed_signals(post: &Arc<Post>) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             tracing::info!(signal, "told to end");
-            post.command(Command::Quit);
+            post.command_at_once(Command::Quit);
         }
     })?;
     Ok(())

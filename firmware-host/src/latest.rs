@@ -117,9 +117,24 @@ impl<C, E> Inbox<C, E> {
         let room = state.0.len() < MOST;
         if room {
             state.0.push_back(command);
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
         room
+    }
+
+    /// Adds a command as soon as there is room for it.
+    pub fn command_in_turn(&self, command: C) {
+        let state = lock(&self.state);
+        let full = |state: &mut (VecDeque<C>, VecDeque<E>)| state.0.len() >= MOST;
+        let mut state = self.changed.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+        state.0.push_back(command);
+        self.changed.notify_all();
+    }
+
+    /// Adds a command before all others, however many wait.
+    pub fn command_at_once(&self, command: C) {
+        lock(&self.state).0.push_front(command);
+        self.changed.notify_all();
     }
 
     /// Adds an event; when too many wait, the oldest is lost.
@@ -135,7 +150,7 @@ impl<C, E> Inbox<C, E> {
                 events.push_back(event);
             }
         }
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     /// All that came, waiting for it until a time.
@@ -145,7 +160,9 @@ impl<C, E> Inbox<C, E> {
             let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        (std::mem::take(&mut state.0), std::mem::take(&mut state.1))
+        let taken = (std::mem::take(&mut state.0), std::mem::take(&mut state.1));
+        self.changed.notify_all();
+        taken
     }
 }
 
@@ -189,5 +206,22 @@ mod tests {
         assert_eq!(commands.len(), 64);
         assert!(events.into_iter().eq((36..100).map(|tens| Some(10 * tens + 9))));
         assert!(inbox.wait(Instant::now()).1.is_empty());
+    }
+
+    #[test]
+    fn a_long_script_waits_and_an_end_does_not() {
+        let inbox: Arc<Inbox<u32, ()>> = Arc::new(Inbox::new(|(), ()| true));
+        let other = Arc::clone(&inbox);
+        let script = std::thread::spawn(move || (0..200).for_each(|line| other.command_in_turn(line)));
+        let mut read = Vec::new();
+        while read.len() < 100 {
+            read.extend(inbox.wait(Instant::now() + Duration::from_secs(5)).0);
+        }
+        inbox.command_at_once(1000);
+        assert!(inbox.wait(Instant::now()).0.contains(&1000));
+        while !script.is_finished() {
+            inbox.wait(Instant::now() + Duration::from_millis(1));
+        }
+        script.join().unwrap();
     }
 }

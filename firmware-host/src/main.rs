@@ -293,7 +293,11 @@ fn main() -> ExitCode {
             return Ok(());
         }
         match (&arguments.image, &arguments.demo) {
-            (Some(image), _) => picture(&config, image, &arguments.out),
+            (Some(image), _) => {
+                let one = image.canonicalize().ok().zip(arguments.out.canonicalize().ok());
+                ensure!(one.is_none_or(|(image, out)| image != out), "--out would replace {}", image.display());
+                picture(&config, image, &arguments.out)
+            }
             (None, Some(path)) => play(&config, path),
             (None, None) => live(config, &arguments, start),
         }

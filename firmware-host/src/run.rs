@@ -11,11 +11,12 @@ use crate::latest::Switch;
 use crate::service::Service;
 use crate::state::Feed;
 use crate::work::{Desk, Event, Post, adapts, answers, locked, said};
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a thread may take to end.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -225,11 +226,14 @@ impl Running<'_> {
             if summary.died.is_some() {
                 return Ok(());
             }
-            if changed {
+            if changed || targets.iter().any(|target| target.owes()) {
                 self.show(targets, summary, time);
             }
             if summary.first_verdict.is_some() {
                 service.ready(&self.plan.engine.about().name);
+            } else if matches!(self.app.feed(), Feed::Lost(_) | Feed::Broken(_) | Feed::Stalled(_)) {
+                // It does what it can: shows what is missing, and tries again.
+                service.ready(&format!("no picture yet: {}", self.app.detail()));
             }
             let now = Instant::now();
             let busy = locked(&self.desk.busy).is_some_and(|since| now - since > MOST_BUSY);
@@ -317,7 +321,10 @@ impl Running<'_> {
                 self.app.rolled_back(rolled);
             }
             Action::Snapshot(path) => {
-                let path = path.unwrap_or_else(|| PathBuf::from("firmware-host.png"));
+                let path = path.unwrap_or_else(|| {
+                    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    PathBuf::from(format!("firmware-host-{}.png", now.as_millis()))
+                });
                 let mut screen = Kept::new(self.plan.shape);
                 screen.update(&self.app.view());
                 match save(&path, &screen.image()) {
@@ -328,7 +335,11 @@ impl Running<'_> {
                     }
                 }
             }
-            Action::Report => println!("{}", self.app.status()),
+            Action::Report => {
+                if let Err(error) = writeln!(std::io::stdout(), "{}", self.app.status()) {
+                    tracing::warn!(%error, "nobody reads the status");
+                }
+            }
             Action::Quit => return Ok(false),
         }
         Ok(true)

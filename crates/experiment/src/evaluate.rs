@@ -270,7 +270,7 @@ struct Scene<'a> {
 }
 
 /// Changes whenever an attack's result does.
-const ATTACKS_VERSION: u32 = 1;
+const ATTACKS_VERSION: u32 = 2;
 
 impl<'a> Scene<'a> {
     /// Images of one pass where nothing else says.

@@ -250,7 +250,7 @@ pub enum Protocol {
     Corruptions,
     /// AutoAttack, and what speaks for and against believing it.
     Trust,
-    /// Everything.
+    /// [`Protocol::Trust`], [`Protocol::Views`] and [`Protocol::Corruptions`].
     All,
 }
 

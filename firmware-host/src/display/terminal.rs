@@ -42,6 +42,8 @@ pub struct Terminal<W> {
     cells: Vec<Cell>,
     lines: Vec<String>,
     sixel_at: Option<Duration>,
+    /// Whether a picture came too soon after the last one to be drawn.
+    owes: bool,
     text: String,
 }
 
@@ -71,7 +73,7 @@ impl<W: Write> Terminal<W> {
     pub fn new(out: W, style: Style, shape: Shape, size: fn() -> (u32, u32)) -> Self {
         let screen = Kept::new(shape);
         let (cells, lines, text) = (Vec::new(), Vec::new(), String::new());
-        Self { out, style, screen, size, shown: (0, 0), cells, lines, sixel_at: None, text }
+        Self { out, style, screen, size, shown: (0, 0), cells, lines, sixel_at: None, owes: false, text }
     }
 
     /// What of the screen there is room for: all of it, or only the classified picture.
@@ -276,7 +278,8 @@ pub fn sixels(image: &RgbImage) -> String {
 
 impl<W: Write> Target for Terminal<W> {
     fn show(&mut self, state: &ViewState<'_>, time: Duration) -> Result<(), TargetError> {
-        let changed = self.screen.update(state).is_some();
+        let owed = std::mem::take(&mut self.owes);
+        let changed = self.screen.update(state).is_some() || owed;
         let size = (self.size)();
         let fresh = size != self.shown;
         self.text.clear();
@@ -297,6 +300,7 @@ impl<W: Write> Target for Terminal<W> {
                 let picture = sixels(&self.screen.image());
                 self.text.push_str(&picture);
             }
+            Style::Sixels if changed || fresh => self.owes = true,
             _ => {}
         }
         if self.text.is_empty() {
@@ -304,6 +308,14 @@ impl<W: Write> Target for Terminal<W> {
         }
         let written = self.out.write_all(self.text.as_bytes()).and_then(|()| self.out.flush());
         written.map_err(|error| TargetError::new("terminal", error))
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.owes.then_some(SIXEL_PAUSE)
+    }
+
+    fn owes(&self) -> bool {
+        self.owes
     }
 
     fn finish(&mut self) -> Result<(), TargetError> {

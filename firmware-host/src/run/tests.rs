@@ -18,6 +18,7 @@ fn plan(origin: Origin) -> Plan {
             interval: 2 * millisecond,
             backoff: millisecond,
             longest_backoff: 4 * millisecond,
+            sign: Duration::from_secs(1),
         },
         task: Task::default(),
         examples: 48,

@@ -9,6 +9,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Most pixels of a frame.
+const MOST_PIXELS: u64 = 50_000_000;
 /// Most bytes of all frames together.
 const MOST_BYTES: usize = 256 << 20;
 /// Sides above this are made smaller at once.
@@ -82,6 +84,14 @@ impl Kept {
         Ok(())
     }
 
+    /// Whether a canvas of so many pixels is made at all.
+    fn fits(&self, [width, height]: [u32; 2]) -> Result<(), SourceError> {
+        if u64::from(width) * u64::from(height) > MOST_PIXELS {
+            return Err(self.undecodable(format!("{width}x{height} pixels are too many")));
+        }
+        Ok(())
+    }
+
     fn undecodable(&self, why: impl std::fmt::Display) -> SourceError {
         SourceError::gone(self.path.display(), why)
     }
@@ -92,6 +102,7 @@ fn gif(file: impl Read, kept: &mut Kept) -> Result<(), SourceError> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::RGBA);
     let mut decoder = options.read_info(file).map_err(|error| kept.undecodable(error))?;
+    kept.fits([decoder.width().into(), decoder.height().into()])?;
     let mut canvas = RgbaImage::new(decoder.width().into(), decoder.height().into());
     while let Some(frame) = decoder.read_next_frame().map_err(|error| kept.undecodable(error))? {
         let before = (frame.dispose == gif::DisposalMethod::Previous).then(|| canvas.clone());
@@ -125,10 +136,7 @@ fn apng(file: BufReader<File>, kept: &mut Kept) -> Result<bool, SourceError> {
     if !decoder.is_apng().map_err(|error| kept.undecodable(error))? {
         return Ok(false);
     }
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > 50_000_000 {
-        return Err(kept.undecodable(format!("{width}x{height} pixels are too many")));
-    }
+    kept.fits(decoder.dimensions().into())?;
     let decoder = decoder.apng().map_err(|error| kept.undecodable(error))?;
     for frame in decoder.into_frames() {
         let frame = frame.map_err(|error| kept.undecodable(error))?;
@@ -149,6 +157,18 @@ impl Source for Animation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_canvas_that_no_memory_holds_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("bomb.gif");
+        // A screen of 65535x65535, a frame of 1x1.
+        let bytes: &[u8] =
+            b"GIF89a\xff\xff\xff\xff\x00\x00\x00\x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02\x44\x01\x00\x3b";
+        std::fs::write(&path, bytes).unwrap();
+        let error = Animation::open(&path).err().unwrap().to_string();
+        assert!(error.contains("65535x65535 pixels are too many"), "{error}");
+    }
 
     fn colours(path: &Path) -> Vec<([u8; 3], [u8; 3], u128)> {
         let animation = Animation::open(path).unwrap();

@@ -1,10 +1,10 @@
-//! The pictures of a folder, each for a second, again and again. The folder is read anew before every picture; what is
-//! new is shown next.
+//! The pictures of a folder, each for a second, again and again; of folders within one picture each, then the next of each.
+//! The folder is read anew before every picture; what is new is shown next.
 
 use super::{Pull, Source, SourceError};
 use crate::frame::Frame;
 use gabion_runtime::{PictureError, Rgb};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,9 +58,26 @@ impl Folder {
         let new = found.difference(&self.known).next().cloned();
         // Further new ones stay new.
         self.known = self.known.intersection(&found).cloned().chain(new.clone()).collect();
-        let after = self.last.as_ref().and_then(|last| found.iter().find(|path| *path > last));
-        Ok(new.or_else(|| after.or_else(|| found.first()).cloned()))
+        let turns = in_turn(&found);
+        let last = self.last.as_ref().and_then(|last| turns.iter().position(|path| *path == last));
+        let after = last.and_then(|last| turns.get(last + 1)).or(turns.first());
+        Ok(new.or_else(|| after.map(|path| path.to_path_buf())))
     }
+}
+
+/// The first of every folder, the second of every one, and so on: whoever takes some has all classes.
+fn in_turn(found: &BTreeSet<PathBuf>) -> Vec<&Path> {
+    let mut places: BTreeMap<&Path, usize> = BTreeMap::new();
+    let mut turns: Vec<(usize, &Path)> = found
+        .iter()
+        .map(|path| {
+            let place = places.entry(path.parent().unwrap_or(path)).or_default();
+            *place += 1;
+            (*place, path.as_path())
+        })
+        .collect();
+    turns.sort_unstable();
+    turns.into_iter().map(|(_, path)| path).collect()
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -133,6 +150,14 @@ mod tests {
         let path = place.path().to_path_buf();
         place.close().unwrap();
         assert!(matches!(folder.pull(Duration::ZERO).unwrap_err(), SourceError::Gone { .. }), "{}", path.display());
+    }
+
+    #[test]
+    fn classes_take_turns() {
+        let paths = ["a/1.png", "a/2.png", "a/3.png", "b/1.png", "c/1.png", "c/2.png"].map(PathBuf::from);
+        let found = BTreeSet::from(paths);
+        let wanted = ["a/1.png", "b/1.png", "c/1.png", "a/2.png", "c/2.png", "a/3.png"];
+        assert_eq!(in_turn(&found), wanted.map(Path::new));
     }
 
     #[test]

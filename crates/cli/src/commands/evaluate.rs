@@ -90,7 +90,7 @@ enum ProtocolArgument {
     Corruptions,
     /// AutoAttack with checks for gradient masking.
     Trust,
-    /// Everything.
+    /// AutoAttack with its checks, crops, corruptions and patches.
     All,
 }
 
@@ -112,6 +112,10 @@ impl From<ProtocolArgument> for Protocol {
 }
 
 impl ProtocolArgument {
+    fn has_patches(self) -> bool {
+        matches!(self, Self::Corruptions | Self::All)
+    }
+
     /// Minutes or hours rather than seconds: kept in a folder, whether one was named or not.
     fn is_long(self) -> bool {
         !matches!(self, Self::Paper | Self::Paper2Step | Self::Strong)
@@ -176,9 +180,25 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         None => None,
     };
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
+    let smallest = subject.input.height.min(subject.input.width);
+    if let Some(side) = arguments.patch.iter().find(|side| **side > smallest)
+        && arguments.protocol.has_patches()
+    {
+        return Err(usage(format!("--patch {side} is larger than the image, {smallest} pixels")));
+    }
     let recipe = recipe(arguments);
+    if manifest.is_some() && bundle_path(&arguments.bundle).join("generations").is_dir() {
+        let base = bundle_path(&arguments.bundle).join("generations");
+        output.note(format!("this is the base; what was adapted from it are bundles in {}", base.display()));
+    }
     let folder = folder::of(arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {
+        let transfer = source.as_ref().map(|source| &source.weights);
+        let asked = json!({
+            "recipe": recipe, "weights": subject.weights, "views": arguments.views, "patch": arguments.patch,
+            "transfer_from": transfer,
+        });
+        folder::claim(folder, &asked)?;
         output.note(format!("folder: {} (run the same command to go on)", folder.display()));
     }
     let keep = if arguments.save_adversarial.is_some() || folder.is_some() { Keep::Fooling } else { Keep::Nothing };
@@ -311,6 +331,9 @@ fn claim(path: &Path, device: &Device, assessment: &Assessment, data: &Data) -> 
         return Err(usage(format!("nothing is claimed: {why}")));
     }
     let Bundle { mut manifest, model, head } = Bundle::open(path, device)?;
+    if manifest.weights.sha256 != assessment.evaluation.weights_sha256 {
+        return Err(usage("nothing is claimed: the bundle's weights are no longer those that were measured"));
+    }
     for claim in assessment.claims(&format!("{} test", data.kind.name()), &typed()) {
         manifest.claim(claim);
     }

@@ -76,7 +76,7 @@ fn subtitle(Assessment { evaluation, .. }: &Assessment, about: &About) -> String
         Protocol::Views => "the classifier over crops under attack",
         Protocol::Corruptions => "common corruptions and patches",
         Protocol::Trust => "AutoAttack with a trust report",
-        Protocol::All => "everything that there is to measure",
+        Protocol::All => "AutoAttack with a trust report, crops, corruptions and patches",
     };
     let on = if about.data.is_empty() { String::new() } else { format!(" of {}", about.data) };
     format!("{images} test images{on}; protocol: {what}.")

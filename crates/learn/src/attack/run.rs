@@ -68,6 +68,8 @@ pub fn run(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec
 fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<Found> {
     let Campaign { victim, region, size, seed } = campaign;
     let once = Target { victim, eot: 1 };
+    // Of a classifier that draws nothing every draw is the same.
+    let draws = |eot: u32| if victim.random() { eot.max(1) } else { 1 };
     let steps =
         |target: &Target<'_>, images: &[Image<'_>], run: steps::Run<'_>| steps::run(target, region, images, run);
     let single = steps::Run {
@@ -89,7 +91,7 @@ fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<
             steps(&once, images, run)
         }
         Attack::Pgd { objective, steps: count, step, restarts, start, momentum, eot } => {
-            let target = Target { victim, eot: eot.max(1) };
+            let target = Target { victim, eot: draws(eot) };
             over(restarts, images, |restart, images| {
                 let name = format!("pgd.{restart}");
                 let run = steps::Run { objective, steps: count, step: step.0, momentum, start, name: &name, ..single };
@@ -97,7 +99,7 @@ fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<
             })
         }
         Attack::Apgd { objective, iterations, restarts, eot } => {
-            let target = Target { victim, eot: eot.max(1) };
+            let target = Target { victim, eot: draws(eot) };
             over(restarts, images, |restart, images| {
                 let name = format!("apgd.{objective:?}.{restart}");
                 let goals = vec![Goal::Untargeted(objective); images.len()];
@@ -105,7 +107,7 @@ fn search(attack: &Attack, campaign: Campaign<'_>, images: &[Image<'_>]) -> Vec<
             })
         }
         Attack::ApgdTargeted { targets, iterations, restarts, eot } => {
-            let target = Target { victim, eot: eot.max(1) };
+            let target = Target { victim, eot: draws(eot) };
             let aims = aims(victim, images, targets);
             over_places(aims.rounds * restarts, images, |round, places, images| {
                 let (rank, restart) = (round / restarts, round % restarts);

@@ -272,15 +272,18 @@ fn windows(
     };
     let area = height * width;
     let mut change: Vec<f32> = x.iter().zip(image).map(|(x, image)| x - image).collect();
-    let square_sum = |keep: &dyn Fn(usize) -> bool| -> f32 {
-        change.iter().enumerate().filter(|&(at, _)| keep(at % area)).map(|(_, value)| value * value).sum()
-    };
-    let in_windows = square_sum(&|pixel| inside(to, pixel) || inside(from, pixel));
-    let spare = (region.epsilon * region.epsilon - square_sum(&|_| true)).max(0.0);
+    let spare = (region.epsilon * region.epsilon - change.iter().map(|value| value * value).sum::<f32>()).max(0.0);
     let channels = (image.len() / area) as f32;
     let bump = bump(side, stream);
     for plane in change.chunks_exact_mut(area) {
         let sign = stream.sign();
+        // What lies in the plane's windows is spread anew, and the plane's share of what the budget has left.
+        let in_windows: f32 = plane
+            .iter()
+            .enumerate()
+            .filter(|&(pixel, _)| inside(to, pixel) || inside(from, pixel))
+            .map(|(_, value)| value * value)
+            .sum();
         let old: Vec<f32> = (0..side * side).map(|cell| plane[at(to, cell)]).collect();
         let length = old.iter().map(|value| value * value).sum::<f32>().sqrt() + 1e-12;
         let mut new: Vec<f32> = bump.iter().zip(&old).map(|(bump, old)| sign * bump + old / length).collect();
@@ -365,6 +368,23 @@ mod tests {
         assert_eq!(sides, [29, 20, 14, 10, 7, 5, 4, 3]);
         assert_eq!(share(10), 0.8);
         assert!(side(Norm::L2, 1, [8, 8]) <= 8);
+    }
+
+    #[test]
+    fn a_query_moves_only_what_lies_in_its_windows() {
+        const SIZE: [usize; 2] = [20, 20];
+        let region = Region::l2(0.5);
+        let image = vec![0.5f32; 3 * 400];
+        let mut stream = Stream::new(2, "windows");
+        let mut x = tiles(&image, SIZE, region, &mut stream);
+        let length = |x: &[f32]| x.iter().zip(&image).map(|(x, image)| (x - image) * (x - image)).sum::<f32>().sqrt();
+        for _ in 0..50 {
+            let before = x.clone();
+            windows(&image, &mut x, SIZE, 5, region, &mut stream);
+            assert!((length(&x) - 0.5).abs() < 1e-4, "{}", length(&x));
+            let moved = x.iter().zip(&before).filter(|(x, before)| (*x - *before).abs() > 1e-5).count();
+            assert!((1..=3 * 2 * 25).contains(&moved), "{moved} values moved");
+        }
     }
 
     #[test]
