@@ -1,6 +1,7 @@
 //! Two-dimensional convolution and its gradients, channels-last, without groups, dilation or bias.
 
 mod forward;
+mod half;
 mod plane;
 mod tile;
 mod weight_grad;
@@ -8,6 +9,7 @@ mod weights;
 mod winograd;
 
 pub(crate) use forward::{Region, Walk, Write};
+pub(crate) use half::pairs;
 pub(crate) use winograd::{Tile, Winograd};
 
 use crate::Level;

@@ -24,10 +24,22 @@ pub use trace::{Trace, Window};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value(usize);
 
+/// What a [`Frozen`] network multiplies on the way there. Sums, activations and the way back are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Everything in f32.
+    #[default]
+    F32,
+    /// Activations and weights rounded to bf16 (8 bits of mantissa) where the machine multiplies them faster for it:
+    /// convolutions that Winograd's F(4x4) does not serve, of 32 channels or more. Logits move by some thousandths.
+    Bf16,
+}
+
 /// A network, ready to run. See [`Builder`].
 #[derive(Debug)]
 pub struct Frozen {
     level: Level,
+    precision: Precision,
     input: Input,
     layers: Vec<Layer>,
     values: Vec<Extent>,

@@ -164,13 +164,23 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::LANES,
+            Self::Avx512 => Avx512::<false>::LANES,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Avx2::LANES,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => Neon::LANES,
             Self::Portable => Portable::LANES,
         }
+    }
+
+    /// As [`Level::run`], for a kernel that multiplies bf16: with the machine's instructions for that, where it has them.
+    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512 && self.is_available() && is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: both were just found.
+            return unsafe { run_avx512_bf16(kernel) };
+        }
+        self.run(kernel);
     }
 
     /// Runs `kernel` compiled for this level.
@@ -194,7 +204,13 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn run_avx512<K: Kernel>(kernel: K) {
-    kernel.run::<Avx512>();
+    kernel.run::<Avx512<false>>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn run_avx512_bf16<K: Kernel>(kernel: K) {
+    kernel.run::<Avx512<true>>();
 }
 
 #[cfg(target_arch = "x86_64")]

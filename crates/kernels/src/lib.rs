@@ -37,7 +37,7 @@ pub use batch_norm::{
     batch_norm_train_backward,
 };
 pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
-pub use frozen::{Builder, Filter, Frozen, Trace, Value, Window};
+pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value, Window};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
 pub use level::{Level, LevelError, VARIABLE};
 pub use optim::{Lars, lars};

@@ -43,6 +43,43 @@ pub(crate) trait Vector: Copy {
     /// The lanes whose bit is set, zeros elsewhere.
     fn only(self, bits: u16) -> Self;
 
+    /// Rounded to bf16, the bits of which are the low half of each lane, below zeros. A lane is a word then, not a number.
+    #[inline(always)]
+    fn low_half(self) -> Self {
+        self.lanewise(Self::splat(0.0), |value, _| u32::from(bf16(value)))
+    }
+    /// Rounded to bf16 as the high half of each lane, above the low half of `low`.
+    #[inline(always)]
+    fn above(self, low: Self) -> Self {
+        self.lanewise(low, |value, low| u32::from(bf16(value)) << 16 | low.to_bits())
+    }
+    /// `sum` and the two products of the bf16 halves of each lane, in f32.
+    #[inline(always)]
+    fn dot(self, factors: Self, sum: Self) -> Self {
+        let half = |word: f32, high: bool| {
+            f32::from_bits(if high { word.to_bits() & 0xffff_0000 } else { word.to_bits() << 16 })
+        };
+        let low = |a: Self| a.lanewise(a, |word, _| half(word, false).to_bits());
+        let high = |a: Self| a.lanewise(a, |word, _| half(word, true).to_bits());
+        high(self).mul_add(high(factors), low(self).mul_add(low(factors), sum))
+    }
+
+    /// Lane by lane by way of memory.
+    #[inline(always)]
+    fn lanewise(self, other: Self, f: impl Fn(f32, f32) -> u32) -> Self {
+        let (mut lanes, mut others) = ([0f32; 16], [0f32; 16]);
+        // SAFETY: no level has more than 16 lanes.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            other.store(others.as_mut_ptr());
+        }
+        for lane in 0..Self::LANES {
+            lanes[lane] = f32::from_bits(f(lanes[lane], others[lane]));
+        }
+        // SAFETY: as above.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+
     /// `load` or `load_partial`, whichever `count` asks for.
     ///
     /// # Safety
@@ -62,6 +99,16 @@ pub(crate) trait Vector: Copy {
         // SAFETY: the caller's promise is that of the method chosen.
         unsafe { if count >= Self::LANES { self.store(to) } else { self.store_partial(to, count) } }
     }
+}
+
+/// The bits of the nearest bf16, ties to even; a NaN stays one.
+#[inline(always)]
+pub(crate) fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 /// Eight lanes in plain Rust, for machines without a kernel of their own; the compiler vectorises it as it can.

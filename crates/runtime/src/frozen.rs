@@ -3,7 +3,7 @@
 use crate::Stored;
 use crate::weights::Tensor;
 use gabion_kernels::{Builder, Filter};
-pub use gabion_kernels::{Frozen, Value};
+pub use gabion_kernels::{Frozen, Precision, Value};
 use gabion_spec::{Encoder, Input, Stem};
 use std::collections::BTreeMap;
 
@@ -24,13 +24,21 @@ pub struct Network {
 /// # Panics
 /// When a tensor is missing or has another shape, which [`Stored::read`] excludes.
 pub fn network(stored: &Stored, input: Input) -> Network {
-    build(&stored.manifest.encoder, input, &stored.tensors)
+    network_in(Precision::F32, stored, input)
 }
 
-fn build(encoder: &Encoder, input: Input, tensors: &BTreeMap<String, Tensor>) -> Network {
+/// [`network`], multiplying in `precision`.
+///
+/// # Panics
+/// As it does.
+pub fn network_in(precision: Precision, stored: &Stored, input: Input) -> Network {
+    build(precision, &stored.manifest.encoder, input, &stored.tensors)
+}
+
+fn build(precision: Precision, encoder: &Encoder, input: Input, tensors: &BTreeMap<String, Tensor>) -> Network {
     let size = [3, input.height as usize, input.width as usize];
     let (net, x) = Builder::new(size, &[1.0; 3], &[0.0; 3]);
-    let mut layers = Layers { net, tensors };
+    let mut layers = Layers { net: net.with(precision), tensors };
     let (stem, pools) = match encoder.stem {
         Stem::Cifar => (Filter { kernel: 3, stride: 1, padding: 1 }, false),
         Stem::Imagenet => (Filter { kernel: 7, stride: 2, padding: 3 }, true),

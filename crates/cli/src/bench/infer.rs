@@ -67,6 +67,7 @@ pub struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Ours {
     Network,
+    NetworkBf16,
     Session,
     Device,
 }
@@ -76,6 +77,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     if let (Some(ours), Some(input), Some(bundle)) = (arguments.serve, &arguments.input, &arguments.bundle) {
         let subject = match ours {
             Ours::Network => Subject::Network,
+            Ours::NetworkBf16 => Subject::NetworkBf16,
             Ours::Session => Subject::Session,
             Ours::Device => Subject::Device,
         };
@@ -118,7 +120,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         threads: arguments.threads.into(),
         starts: arguments.starts.into(),
     };
-    let mut subjects = vec![Subject::Network, Subject::Session];
+    let mut subjects = vec![Subject::Network, Subject::NetworkBf16, Subject::Session];
     if choice != Choice::Cpu {
         subjects.push(Subject::Device);
     }

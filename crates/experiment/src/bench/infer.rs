@@ -7,7 +7,7 @@ use super::libraries::{PATIENCE, Peers};
 use super::peers::{Peer, Ready};
 use super::resident;
 use super::rounds::median;
-use gabion_runtime::frozen::{self, Network};
+use gabion_runtime::frozen::{self, Network, Precision};
 use gabion_runtime::{Choice, Classify, Rgb, Session, Stored};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -23,6 +23,8 @@ pub use bundle::{random_bundle, views};
 
 /// Greatest difference of a logit to ours, beside the greatest logit.
 const TOLERANCE: f32 = 1e-4;
+/// The same in bf16.
+const BF16_TOLERANCE: f32 = 2e-2;
 /// Passes of which a line can tell.
 const MOST_PASSES: usize = 4000;
 
@@ -32,6 +34,8 @@ const MOST_PASSES: usize = 4000;
 pub enum Subject {
     /// Our network, views to logits, on the CPU.
     Network,
+    /// The same in bf16.
+    NetworkBf16,
     /// A session on the CPU, image to answer: crops and vote included.
     Session,
     /// The same on another device.
@@ -51,6 +55,7 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::Network => "gabion, network",
+            Self::NetworkBf16 => "gabion, network in bf16",
             Self::Session => "gabion, image to answer",
             Self::Device => "gabion on the device, image to answer",
             Self::Onnxruntime => "ONNX Runtime",
@@ -263,7 +268,8 @@ impl Entrant {
                 difference(&logits, ours)
             };
             self.row.difference = Some(error);
-            if error.is_nan() || error > TOLERANCE {
+            let tolerance = if self.row.subject == Subject::NetworkBf16 { BF16_TOLERANCE } else { TOLERANCE };
+            if error.is_nan() || error > tolerance {
                 self.peer = None;
                 return Err(format!(
                     "its logits differ from ours by {error:.1e} of the greatest: not the same network"
@@ -345,7 +351,7 @@ impl Subject {
     fn start(self, places: &Places, threads: usize) -> Result<(Peer, Ready), String> {
         let Places { bundle, input, gabion, device, peers, candle } = places;
         let mut command = match self {
-            Self::Network | Self::Session | Self::Device => {
+            Self::Network | Self::NetworkBf16 | Self::Session | Self::Device => {
                 let mut command = Command::new(gabion);
                 command.args(["bench", "infer"]).arg(bundle).args(["--serve", &self.word()]);
                 let device = if self == Self::Device { device.as_deref() } else { None };
@@ -414,7 +420,7 @@ pub fn serve(subject: Subject, bundle: &Path, input: &Path, threads: usize, devi
     // Another pool may be there already; then it says how many threads it has.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     let mut model = Ours::open(subject, bundle, input, device)?;
-    let note = format!("f32, {} threads; {}", rayon::current_num_threads(), model.place());
+    let note = format!("{}, {} threads; {}", model.precision(), rayon::current_num_threads(), model.place());
     let mut out = io::stdout().lock();
     let mut say = |answer: serde_json::Value| {
         writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(|error| error.to_string())
@@ -441,7 +447,7 @@ pub fn serve(subject: Subject, bundle: &Path, input: &Path, threads: usize, devi
 
 /// A subject of ours, in its own process.
 enum Ours {
-    Network { network: Box<Network>, views: Vec<f32>, logits: Vec<f32>, classes: usize },
+    Network { network: Box<Network>, precision: Precision, views: Vec<f32>, logits: Vec<f32>, classes: usize },
     Session { session: Box<Session>, place: String, image: Rgb, said: Vec<f32> },
 }
 
@@ -450,11 +456,16 @@ impl Ours {
         let bytes = std::fs::read(input).map_err(|error| format!("cannot read {}: {error}", input.display()))?;
         let views: Vec<f32> = bytes.as_chunks().0.iter().map(|value: &[u8; 4]| f32::from_le_bytes(*value)).collect();
         let words = |error: &dyn std::error::Error| error.to_string();
-        if subject == Subject::Network {
+        let precision = match subject {
+            Subject::Network => Some(Precision::F32),
+            Subject::NetworkBf16 => Some(Precision::Bf16),
+            _ => None,
+        };
+        if let Some(precision) = precision {
             let stored = Stored::read(bundle).map_err(|error| words(&error))?;
-            let network = Box::new(frozen::network(&stored, stored.manifest.input));
+            let network = Box::new(frozen::network_in(precision, &stored, stored.manifest.input));
             let classes = stored.manifest.classes.len();
-            return Ok(Self::Network { network, views, logits: Vec::new(), classes });
+            return Ok(Self::Network { network, precision, views, logits: Vec::new(), classes });
         }
         let (session, place) = Session::open_on(bundle, device).map_err(|error| words(&error))?;
         let gabion_spec::Input { height, width } = session.manifest().input;
@@ -464,6 +475,13 @@ impl Ours {
         let byte = |at: usize| (views[at % 3 * plane + at / 3] * 255.0).round() as u8;
         let image = Rgb { height, width, pixels: (0..3 * plane).map(byte).collect() };
         Ok(Self::Session { session: Box::new(session), place, image, said: Vec::new() })
+    }
+
+    fn precision(&self) -> &'static str {
+        match self {
+            Self::Network { precision: Precision::Bf16, .. } => "bf16 where it is faster",
+            _ => "f32",
+        }
     }
 
     fn place(&self) -> &str {
@@ -476,7 +494,7 @@ impl Ours {
     /// Logits of the first views, or of a vote of so many up to a constant.
     fn pass(&mut self, count: usize) -> Result<&[f32], String> {
         match self {
-            Self::Network { network, views, logits, classes } => {
+            Self::Network { network, views, logits, classes, .. } => {
                 let length = count * network.net.input_len();
                 let views = views.get(..length).ok_or("there are not so many views")?;
                 logits.resize(count * *classes, 0.0);

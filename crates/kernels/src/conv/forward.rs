@@ -1,6 +1,7 @@
 //! The forward pass, and the gradient with respect to the input, which is the same walk over other planes.
 
 use super::Conv2d;
+use super::half;
 use super::plane::{Plane, SLACK};
 use super::tile::{Row, Sweep};
 use super::weights::Matrix;
@@ -19,6 +20,8 @@ const GROUP_VALUES: usize = 48 * 1024;
 pub(crate) struct Walk {
     level: Level,
     plane: Plane,
+    /// Values of an image's packed plane.
+    length: usize,
     matrix: Matrix,
     parts: Vec<Packed>,
     /// Values of an image that is read, and of one that is written.
@@ -43,6 +46,15 @@ pub(crate) struct Region {
 impl Walk {
     /// See [`super::conv2d`].
     pub(crate) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        Self::forward_in(false, level, conv, weights)
+    }
+
+    /// The same with products of bf16; [`super::pairs`] says of which channels.
+    pub(crate) fn forward_bf16(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        Self::forward_in(true, level, conv, weights)
+    }
+
+    fn forward_in(bf16: bool, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let &Conv2d { kernel, channels_in, channels_out, .. } = conv;
         let plane = Plane::of_input(conv);
         let tap = |tap| {
@@ -58,9 +70,11 @@ impl Walk {
             column_step: channels_out,
         };
         let index = |depth: usize, lane: usize, tap: Tap| {
-            Some(((lane * channels_in + depth) * kernel + tap.ky) * kernel + tap.kx.cast_unsigned())
+            let index = ((lane * channels_in + depth) * kernel + tap.ky) * kernel + tap.kx.cast_unsigned();
+            (depth < channels_in).then_some(index)
         };
         Self::new(
+            bf16,
             level,
             plane,
             channels_out,
@@ -138,13 +152,14 @@ impl Walk {
             inside.then(|| row + kx.cast_unsigned())
         };
         let sizes = [conv.output_len(), conv.input_len()];
-        Self::new(level, plane, fold * channels_in, &parts, index, weights, sizes, conv.batch)
+        Self::new(false, level, plane, fold * channels_in, &parts, index, weights, sizes, conv.batch)
     }
 
     /// `index` gives a weight's place in OIHW from (depth, lane, tap); `sizes` are the values read and written, of `batch`
     /// images.
     #[allow(clippy::too_many_arguments)] // the operands of one convolution
     fn new(
+        bf16: bool,
         level: Level,
         plane: Plane,
         lanes: usize,
@@ -154,14 +169,17 @@ impl Walk {
         sizes: [usize; 2],
         batch: usize,
     ) -> Self {
-        let matrix = Matrix { depth: plane.channels, block: plane.block(), lanes, vector: level.lanes() };
+        assert!(!bf16 || half::pairs(plane.channels), "{} channels in words", plane.channels);
+        let depth = if bf16 { half::words(plane.channels) } else { plane.channels };
+        let matrix = Matrix { depth, block: plane.block(), lanes, vector: level.lanes(), bf16 };
+        let length = depth.div_ceil(plane.block()) * plane.block_pitch();
         let [from, to] = sizes.map(|size| size / batch);
-        let group = (GROUP_VALUES / plane.len()).clamp(1, batch);
+        let group = (GROUP_VALUES / length).clamp(1, batch);
         let pack = |part: &Part| {
             let mut packed = Scratch::of(matrix.padded_lanes() * part.taps.len() * matrix.depth);
             matrix.pack(&part.taps, weights, packed.as_mut_slice(), &index);
             let rows = (0..group).flat_map(|image| {
-                part.rows.iter().map(move |row| Row { from: row.from + image * plane.len(), to: row.to + image * to })
+                part.rows.iter().map(move |row| Row { from: row.from + image * length, to: row.to + image * to })
             });
             Packed {
                 taps: part.taps.iter().map(|tap| tap.offset).collect(),
@@ -172,7 +190,7 @@ impl Walk {
                 column_step: part.column_step,
             }
         };
-        Self { level, plane, matrix, parts: parts.iter().map(pack).collect(), from, to }
+        Self { level, plane, length, matrix, parts: parts.iter().map(pack).collect(), from, to }
     }
 
     /// Values of the packed weights.
@@ -182,12 +200,30 @@ impl Walk {
 
     /// Values of the planes that so many images are packed into.
     pub(crate) fn planes(&self, images: usize) -> usize {
-        images.min(self.group()) * self.plane.len() + SLACK
+        let whole = if self.matrix.bf16 { self.plane.len() } else { 0 };
+        images.min(self.group()) * self.length + whole + SLACK
     }
 
     /// The most images that share packed planes.
     fn group(&self) -> usize {
         self.parts.first().map_or(1, |part| part.rows.len() / part.rows_per_image)
+    }
+
+    /// Runs a kernel compiled for what this multiplies.
+    fn run(&self, kernel: impl Kernel) {
+        if self.matrix.bf16 { self.level.run_bf16(kernel) } else { self.level.run(kernel) }
+    }
+
+    /// Packs an image.
+    #[inline(always)]
+    fn pack<V: Vector>(&self, image: &[f32], to: &mut [f32]) {
+        if self.matrix.bf16 {
+            let mut whole = Scratch::of(self.plane.len());
+            self.plane.pack::<V>(image, whole.as_mut_slice());
+            half::join::<V>(whole.as_slice(), self.plane.block_pitch(), to);
+        } else {
+            self.plane.pack::<V>(image, to);
+        }
     }
 
     /// Over a batch, on all threads.
@@ -197,27 +233,27 @@ impl Walk {
         let group = self.group().min(batch.div_ceil(4 * rayon::current_num_threads())).max(1);
         to.par_chunks_mut(group * self.to)
             .zip(from.par_chunks(group * self.from))
-            .for_each(|(to, from)| self.level.run(Group { walk: self, from, to, rows: None, write: Write::Over }));
+            .for_each(|(to, from)| self.run(Group { walk: self, from, to, rows: None, write: Write::Over }));
     }
 
     /// Over a few images, on this thread.
     pub(crate) fn images(&self, from: &[f32], to: &mut [f32], write: Write) {
         let group = self.group();
         for (to, from) in to.chunks_mut(group * self.to).zip(from.chunks(group * self.from)) {
-            self.level.run(Group { walk: self, from, to, rows: None, write });
+            self.run(Group { walk: self, from, to, rows: None, write });
         }
     }
 
     /// Some rows of one image of a forward pass, on this thread; `to` holds those rows.
     pub(crate) fn rows(&self, from: &[f32], to: &mut [f32], rows: Range<usize>) {
         assert!(self.parts.len() == 1 && from.len() == self.from, "rows are those of one image's forward pass");
-        self.level.run(Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
+        self.run(Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
     }
 
     /// Some pixels of one image of a forward pass, on this thread; `to` holds the image.
     pub(crate) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
         assert!(self.parts.len() == 1 && from.len() == self.from, "a region is one of one image's forward pass");
-        self.level.run(Pixels { walk: self, from, to, region });
+        self.run(Pixels { walk: self, from, to, region });
     }
 }
 
@@ -280,8 +316,8 @@ impl Kernel for Pixels<'_> {
         let (Walk { plane, matrix, parts, .. }, Region { rows, columns }) = (self.walk, self.region);
         let part = &parts[0];
         assert!(columns.end <= part.columns, "columns {columns:?} of {}", part.columns);
-        let mut planes = Scratch::of(plane.len() + SLACK);
-        plane.pack::<V>(self.from, &mut planes.as_mut_slice()[..plane.len()]);
+        let mut planes = Scratch::of(self.walk.length + SLACK);
+        self.walk.pack::<V>(self.from, &mut planes.as_mut_slice()[..self.walk.length]);
         let shifted = |row: &Row| Row {
             from: row.from + columns.start * plane.block(),
             to: row.to + columns.start * part.column_step,
@@ -307,13 +343,12 @@ impl Kernel for Pixels<'_> {
 impl Kernel for Group<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Walk { plane, matrix, parts, from: image_from, .. } = self.walk;
+        let Walk { plane, length, matrix, parts, from: image_from, .. } = self.walk;
         let images = self.from.len() / image_from;
-        let mut planes = Scratch::of(images * plane.len() + SLACK);
-        for (image, packed) in
-            self.from.chunks_exact(*image_from).zip(planes.as_mut_slice().chunks_exact_mut(plane.len()))
+        let mut planes = Scratch::of(images * length + SLACK);
+        for (image, packed) in self.from.chunks_exact(*image_from).zip(planes.as_mut_slice().chunks_exact_mut(*length))
         {
-            plane.pack::<V>(image, packed);
+            self.walk.pack::<V>(image, packed);
         }
         for part in parts {
             let rows = self.rows.clone().unwrap_or(0..images * part.rows_per_image);

@@ -97,6 +97,36 @@ proptest! {
     }
 }
 
+/// Largest error of products of bf16, relative to the largest value: two roundings to 8 bits, in sums that mostly cancel.
+pub(crate) const BF16_TOLERANCE: f32 = 1e-2;
+
+// `forward_bf16` against `forward`, on every level, whole and by rows.
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+    #[test]
+    fn bf16_is_near_f32(
+        (height, width) in (1usize..=11, 1usize..=11), blocks in 2usize..=5, channels_out in 1usize..=40,
+        kernel in prop::sample::select(vec![1usize, 3]), stride in 1usize..=2, batch in 1usize..=4, seed in 1u64..1 << 40,
+    ) {
+        let channels_in = 16 * blocks;
+        let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel, stride, padding: kernel / 2 };
+        let (x, weights) = (noise(conv.input_len(), seed), noise(conv.weight_len(), seed + 1));
+        for level in Level::available() {
+            let (mut exact, mut found) = (vec![f32::NAN; conv.output_len()], vec![f32::NAN; conv.output_len()]);
+            Walk::forward(level, &conv, &weights).images(&x, &mut exact, Write::Over);
+            let walk = Walk::forward_bf16(level, &conv, &weights);
+            walk.images(&x, &mut found, Write::Over);
+            let scale = exact.iter().fold(1e-3f32, |most, value| most.max(value.abs()));
+            for (found, exact) in found.iter().zip(&exact) {
+                prop_assert!((found - exact).abs() < BF16_TOLERANCE * scale, "{level:?}: {found}, {exact}");
+            }
+            let mut by_rows = vec![f32::NAN; found.len() / batch];
+            walk.rows(&x[..x.len() / batch], &mut by_rows, 0..conv.out_height());
+            prop_assert_eq!(&by_rows, &found[..by_rows.len()]);
+        }
+    }
+}
+
 /// Layers of the network, at sizes where several blocks, passes, groups and chunks meet.
 fn layers() -> Vec<Conv2d> {
     [

@@ -58,9 +58,10 @@ impl Kernel for Sweep<'_> {
         self.check_reach();
         // SAFETY: `check_reach` has compared the furthest read and write with the slices.
         unsafe {
-            match self.matrix.block {
-                4 => self.lanes::<V, 4>(),
-                _ => self.lanes::<V, 16>(),
+            match (self.matrix.bf16, self.matrix.block) {
+                (true, _) => self.lanes::<V, 16, true>(),
+                (false, 4) => self.lanes::<V, 4, false>(),
+                (false, _) => self.lanes::<V, 16, false>(),
             }
         }
     }
@@ -82,7 +83,7 @@ impl Sweep<'_> {
     }
 
     #[inline(always)]
-    unsafe fn lanes<V: Vector, const BLOCK: usize>(&mut self) {
+    unsafe fn lanes<V: Vector, const BLOCK: usize, const BF16: bool>(&mut self) {
         let pitch = self.taps.len() * self.matrix.depth;
         let mut lane = 0;
         while lane < self.matrix.lanes {
@@ -91,8 +92,8 @@ impl Sweep<'_> {
                 let weights = self.weights.as_ptr().add(lane * pitch);
                 let vectors = self.matrix.group(lane);
                 match vectors {
-                    2 => self.depth::<V, BLOCK, 2>(lane, weights),
-                    _ => self.depth::<V, BLOCK, 1>(lane, weights),
+                    2 => self.depth::<V, BLOCK, BF16, 2>(lane, weights),
+                    _ => self.depth::<V, BLOCK, BF16, 1>(lane, weights),
                 }
                 lane += vectors * V::LANES;
             }
@@ -100,7 +101,11 @@ impl Sweep<'_> {
     }
 
     #[inline(always)]
-    unsafe fn depth<V: Vector, const BLOCK: usize, const VECTORS: usize>(&mut self, lane: usize, weights: *const f32) {
+    unsafe fn depth<V: Vector, const BLOCK: usize, const BF16: bool, const VECTORS: usize>(
+        &mut self,
+        lane: usize,
+        weights: *const f32,
+    ) {
         let blocks = self.matrix.depth.div_ceil(BLOCK);
         let block_weights = self.taps.len() * BLOCK * VECTORS * V::LANES;
         let step = (PASS_BYTES / 4 / block_weights.max(1)).max(1);
@@ -111,14 +116,14 @@ impl Sweep<'_> {
             let mut column = 0;
             while column < self.columns {
                 // SAFETY: the caller's.
-                column += unsafe { self.columns::<V, BLOCK, VECTORS>(&pass, column) };
+                column += unsafe { self.columns::<V, BLOCK, BF16, VECTORS>(&pass, column) };
             }
         }
     }
 
     /// Every row, for the columns from `column` on that one width of tile covers; returns how many those are.
     #[inline(always)]
-    unsafe fn columns<V: Vector, const BLOCK: usize, const VECTORS: usize>(
+    unsafe fn columns<V: Vector, const BLOCK: usize, const BF16: bool, const VECTORS: usize>(
         &mut self,
         pass: &Pass,
         column: usize,
@@ -131,11 +136,11 @@ impl Sweep<'_> {
         unsafe {
             // `pixels` is a constant here, so only widths that it allows are compiled.
             match width {
-                1 => self.pixels::<V, BLOCK, VECTORS, 1>(pass, column),
-                2 => self.pixels::<V, BLOCK, VECTORS, 2>(pass, column),
-                4 => self.pixels::<V, BLOCK, VECTORS, 4>(pass, column),
-                8 if pixels >= 8 => self.pixels::<V, BLOCK, VECTORS, 8>(pass, column),
-                16 if pixels >= 16 => self.pixels::<V, BLOCK, VECTORS, 16>(pass, column),
+                1 => self.pixels::<V, BLOCK, BF16, VECTORS, 1>(pass, column),
+                2 => self.pixels::<V, BLOCK, BF16, VECTORS, 2>(pass, column),
+                4 => self.pixels::<V, BLOCK, BF16, VECTORS, 4>(pass, column),
+                8 if pixels >= 8 => self.pixels::<V, BLOCK, BF16, VECTORS, 8>(pass, column),
+                16 if pixels >= 16 => self.pixels::<V, BLOCK, BF16, VECTORS, 16>(pass, column),
                 _ => unreachable!("a tile is at most {pixels} wide"),
             }
         }
@@ -143,7 +148,7 @@ impl Sweep<'_> {
     }
 
     #[inline(always)]
-    unsafe fn pixels<V: Vector, const BLOCK: usize, const VECTORS: usize, const COLUMNS: usize>(
+    unsafe fn pixels<V: Vector, const BLOCK: usize, const BF16: bool, const VECTORS: usize, const COLUMNS: usize>(
         &mut self,
         pass: &Pass,
         column: usize,
@@ -151,15 +156,22 @@ impl Sweep<'_> {
         // SAFETY: the caller's.
         unsafe {
             match V::REGISTERS / 2 / VECTORS {
-                16 => self.rows::<V, BLOCK, VECTORS, COLUMNS, 16>(pass, column),
-                8 => self.rows::<V, BLOCK, VECTORS, COLUMNS, 8>(pass, column),
-                _ => self.rows::<V, BLOCK, VECTORS, COLUMNS, 4>(pass, column),
+                16 => self.rows::<V, BLOCK, BF16, VECTORS, COLUMNS, 16>(pass, column),
+                8 => self.rows::<V, BLOCK, BF16, VECTORS, COLUMNS, 8>(pass, column),
+                _ => self.rows::<V, BLOCK, BF16, VECTORS, COLUMNS, 4>(pass, column),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn rows<V: Vector, const BLOCK: usize, const VECTORS: usize, const COLUMNS: usize, const PIXELS: usize>(
+    unsafe fn rows<
+        V: Vector,
+        const BLOCK: usize,
+        const BF16: bool,
+        const VECTORS: usize,
+        const COLUMNS: usize,
+        const PIXELS: usize,
+    >(
         &mut self,
         pass: &Pass,
         column: usize,
@@ -174,7 +186,7 @@ impl Sweep<'_> {
             }
             // SAFETY: the caller's.
             unsafe {
-                self.tile::<V, BLOCK, VECTORS, COLUMNS, PIXELS>(pass, &rows, self.rows.len() - first, column);
+                self.tile::<V, BLOCK, BF16, VECTORS, COLUMNS, PIXELS>(pass, &rows, self.rows.len() - first, column);
             }
         }
     }
@@ -182,7 +194,14 @@ impl Sweep<'_> {
     /// `PIXELS / COLUMNS` rows of `COLUMNS` pixels. Pixels are one flat loop: nested ones are not always unrolled in
     /// time for the accumulators to become registers.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const BLOCK: usize, const VECTORS: usize, const COLUMNS: usize, const PIXELS: usize>(
+    unsafe fn tile<
+        V: Vector,
+        const BLOCK: usize,
+        const BF16: bool,
+        const VECTORS: usize,
+        const COLUMNS: usize,
+        const PIXELS: usize,
+    >(
         &mut self,
         pass: &Pass,
         rows: &[Row; PIXELS],
@@ -215,7 +234,11 @@ impl Sweep<'_> {
                             let from = starts[p / COLUMNS].add(offset + p % COLUMNS * BLOCK + k);
                             let value = V::splat(*from);
                             for v in 0..VECTORS {
-                                sums[p][v] = value.mul_add(factors[v], sums[p][v]);
+                                sums[p][v] = if BF16 {
+                                    value.dot(factors[v], sums[p][v])
+                                } else {
+                                    value.mul_add(factors[v], sums[p][v])
+                                };
                             }
                         }
                     }

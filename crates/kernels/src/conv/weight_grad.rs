@@ -26,7 +26,8 @@ const CHUNK_PIXELS: usize = 128;
 pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let &Conv2d { batch, kernel, channels_in, channels_out, .. } = conv;
     let plane = Plane::of_input(conv);
-    let matrix = Matrix { depth: channels_in, block: plane.block(), lanes: channels_out, vector: level.lanes() };
+    let matrix =
+        Matrix { depth: channels_in, block: plane.block(), lanes: channels_out, vector: level.lanes(), bf16: false };
     let taps: Vec<_> = (0..kernel * kernel).map(|tap| plane.tap(tap / kernel, tap % kernel)).collect();
     let layout = Layout { matrix, taps: taps.len(), blocks: plane.blocks() };
     let size = layout.len();

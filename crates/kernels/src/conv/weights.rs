@@ -1,5 +1,6 @@
 //! Weights packed for the tiles: `[lane group][block][tap][depth within the block][lane]`.
 
+use super::half::{channels_of, word};
 use rayon::prelude::*;
 
 /// What is multiplied with what: `depth` channels are summed over, `lanes` channels are written.
@@ -11,6 +12,8 @@ pub(super) struct Matrix {
     pub lanes: usize,
     /// Lanes of a vector register.
     pub vector: usize,
+    /// Weights are words of two bf16 (see [`super::half`]), and the depth counts words.
+    pub bf16: bool,
 }
 
 impl Matrix {
@@ -25,7 +28,7 @@ impl Matrix {
         self.lanes.next_multiple_of(self.vector)
     }
 
-    /// Packs the weights of `taps`. `at(depth, lane, tap)` is the value's index in `weights`, `None` for a zero.
+    /// Packs the weights of `taps`. `at(channel, lane, tap)` is the value's index in `weights`, `None` for a zero.
     pub fn pack<T: Copy + Sync>(
         &self,
         taps: &[T],
@@ -49,8 +52,11 @@ impl Matrix {
                         let row = rows.next().expect("one row per (tap, depth)");
                         for (lane, value) in row.iter_mut().enumerate() {
                             let lane = first + lane;
-                            let index = if lane < self.lanes { at(depth, lane, tap) } else { None };
-                            *value = index.map_or(0.0, |index| weights[index]);
+                            let of = |depth: usize| {
+                                let index = if lane < self.lanes { at(depth, lane, tap) } else { None };
+                                index.map_or(0.0, |index| weights[index])
+                            };
+                            *value = if self.bf16 { word(channels_of(depth).map(of)) } else { of(depth) };
                         }
                     }
                 }

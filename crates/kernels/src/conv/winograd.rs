@@ -11,6 +11,7 @@ mod turned;
 
 use super::Conv2d;
 use super::forward::{Region, Write};
+use super::half;
 use super::plane::SLACK;
 use super::tile::{Row, Sweep};
 use super::weights::Matrix;
@@ -57,6 +58,8 @@ pub(crate) struct Winograd {
     level: Level,
     height: usize,
     width: usize,
+    /// Channels that are read.
+    inputs: usize,
     matrix: Matrix,
     /// One packed matrix after another, a point each.
     weights: Scratch,
@@ -72,8 +75,17 @@ impl Winograd {
 
     /// [`super::conv2d`] with `weights` `[out, in, 3, 3]`.
     pub(crate) fn forward(tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        Self::forward_in(false, tile, level, conv, weights)
+    }
+
+    /// The same with products of bf16; [`super::pairs`] says of which channels.
+    pub(crate) fn forward_bf16(tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+        Self::forward_in(true, tile, level, conv, weights)
+    }
+
+    fn forward_in(bf16: bool, tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
-        Self::new(tile, level, conv, [inputs, conv.channels_out], |o, i| {
+        Self::new(bf16, tile, level, conv, [inputs, conv.channels_out], |o, i| {
             std::array::from_fn(|tap| weights[(o * inputs + i) * 9 + tap])
         })
     }
@@ -81,20 +93,23 @@ impl Winograd {
     /// [`super::conv2d_input_grad`]: the same with the weights turned around and channels exchanged.
     pub(crate) fn input_grad(tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
-        Self::new(tile, level, conv, [conv.channels_out, inputs], |o, i| {
+        Self::new(false, tile, level, conv, [conv.channels_out, inputs], |o, i| {
             std::array::from_fn(|tap| weights[(i * inputs + o) * 9 + 8 - tap])
         })
     }
 
     /// `kernel(lane, depth)` is the 3x3 from one channel to another.
     fn new(
+        bf16: bool,
         tile: Tile,
         level: Level,
         conv: &Conv2d,
-        [depth, lanes]: [usize; 2],
+        [inputs, lanes]: [usize; 2],
         kernel: impl Fn(usize, usize) -> [f32; 9] + Sync,
     ) -> Self {
-        let matrix = Matrix { depth, block: 16, lanes, vector: level.lanes() };
+        assert!(!bf16 || half::pairs(inputs), "{inputs} channels in words");
+        let depth = if bf16 { half::words(inputs) } else { inputs };
+        let matrix = Matrix { depth, block: 16, lanes, vector: level.lanes(), bf16 };
         let pitch = matrix.padded_lanes() * depth;
         let mut weights = Scratch::of(tile.points() * pitch);
         // Lanes come in groups, and a group's part of each point's matrix is one piece: see `Matrix::pack`.
@@ -109,16 +124,19 @@ impl Winograd {
             let width = matrix.group(first) * matrix.vector;
             for channel in 0..depth {
                 for lane in 0..width {
-                    let g = if first + lane < lanes { kernel(first + lane, channel) } else { [0.0; 9] };
+                    let inside = first + lane < lanes;
+                    let g = |channel: usize| {
+                        if inside && channel < inputs { kernel(first + lane, channel) } else { [0.0; 9] }
+                    };
                     let to = channel * width + lane;
                     match tile {
-                        Tile::Two => spread(&transformed::<4>(g), &mut pieces, to),
-                        Tile::Four => spread(&transformed::<6>(g), &mut pieces, to),
+                        Tile::Two => spread(&prepared::<4>(bf16, channel, g), &mut pieces, to),
+                        Tile::Four => spread(&prepared::<6>(bf16, channel, g), &mut pieces, to),
                     }
                 }
             }
         });
-        Self { tile, level, height: conv.height, width: conv.width, matrix, weights }
+        Self { tile, level, height: conv.height, width: conv.width, inputs, matrix, weights }
     }
 
     /// Rows of a tile.
@@ -140,7 +158,7 @@ impl Winograd {
     /// Over a batch, on all threads.
     pub(crate) fn over(&self, from: &[f32], to: &mut [f32]) {
         let pixels = self.height * self.width;
-        let (length_from, length_to) = (pixels * self.matrix.depth, pixels * self.matrix.lanes);
+        let (length_from, length_to) = (pixels * self.inputs, pixels * self.matrix.lanes);
         let batch = from.len() / length_from;
         let group = self.together().div_ceil(self.down()).min(batch.div_ceil(2 * rayon::current_num_threads())).max(1);
         to.par_chunks_mut(group * length_to)
@@ -150,7 +168,7 @@ impl Winograd {
 
     /// Over a few images, on this thread.
     pub(crate) fn images(&self, from: &[f32], to: &mut [f32], write: Write) {
-        let image = self.height * self.width * self.matrix.depth;
+        let image = self.height * self.width * self.inputs;
         self.strips(from, to, 0..from.len() / image * self.down(), write);
     }
 
@@ -167,7 +185,7 @@ impl Winograd {
         let side = self.side();
         let [strips, columns] =
             [&region.rows, &region.columns].map(|range| range.start / side..range.end.div_ceil(side));
-        self.level.run(Strips { walk: self, from, to, first: 0, strips, columns, write: Write::Over });
+        self.run(Strips { walk: self, from, to, first: 0, strips, columns, write: Write::Over });
     }
 
     /// The whole tiles that pixels lie in.
@@ -179,13 +197,18 @@ impl Winograd {
         Region { rows: whole(&region.rows, self.height), columns: whole(&region.columns, self.width) }
     }
 
+    /// Runs a kernel compiled for what this multiplies.
+    fn run(&self, kernel: impl Kernel) {
+        if self.matrix.bf16 { self.level.run_bf16(kernel) } else { self.level.run(kernel) }
+    }
+
     /// Rows of tiles, counted over images; `to` begins where they do.
     fn strips(&self, from: &[f32], to: &mut [f32], strips: Range<usize>, write: Write) {
         let first = strips.start;
         for start in strips.clone().step_by(self.together()) {
             let strips = start..(start + self.together()).min(strips.end);
             let columns = 0..self.across();
-            self.level.run(Strips { walk: self, from, to: &mut *to, first, strips, columns, write });
+            self.run(Strips { walk: self, from, to: &mut *to, first, strips, columns, write });
         }
     }
 
@@ -285,7 +308,7 @@ impl Winograd {
         tiles: usize,
         to: &mut [f32],
     ) {
-        let (height, width, channels) = (self.height, self.width, self.matrix.depth);
+        let (height, width, channels) = (self.height, self.width, self.inputs);
         let (image, top) = (strip / self.down(), strip % self.down() * SIDE);
         let from = &from[image * height * width * channels..][..height * width * channels];
         let pitch = self.depth() * tiles;
@@ -312,13 +335,22 @@ impl Winograd {
                         patch[y][x] = column[y];
                     }
                 }
-                let place = lane / 16 * 16 * tiles + (tile + at) * 16 + lane % 16;
+                let (word, high) = if self.matrix.bf16 { half::word_of(lane) } else { (lane, false) };
+                let place = word / 16 * 16 * tiles + (tile + at) * 16 + word % 16;
                 for y in 0..PATCH {
                     let row = forth::<V, PATCH>(patch[y]);
                     for x in 0..PATCH {
                         // SAFETY: a block of 16 lanes lies at each point's tile, vectors do not straddle blocks, and the
                         // assertion above has compared the last point's end with the memory.
-                        unsafe { row[x].store(to.as_mut_ptr().add((y * PATCH + x) * pitch + place)) }
+                        unsafe {
+                            let to = to.as_mut_ptr().add((y * PATCH + x) * pitch + place);
+                            match (self.matrix.bf16, high) {
+                                (false, _) => row[x].store(to),
+                                (true, false) => row[x].low_half().store(to),
+                                // The low halves of these words were stored sixteen lanes ago.
+                                (true, true) => row[x].above(V::load(to)).store(to),
+                            }
+                        }
                     }
                 }
                 lane += V::LANES;
@@ -435,6 +467,19 @@ fn transformed<const PATCH: usize>(g: [f32; 9]) -> [[f32; PATCH]; PATCH] {
     half.map(row_of_weights::<PATCH>)
 }
 
+/// [`transformed`], of the channel or, in bf16, of the two channels of a word.
+fn prepared<const PATCH: usize>(
+    bf16: bool,
+    channel: usize,
+    kernel: impl Fn(usize) -> [f32; 9],
+) -> [[f32; PATCH]; PATCH] {
+    if !bf16 {
+        return transformed(kernel(channel));
+    }
+    let [low, high] = half::channels_of(channel).map(|channel| transformed::<PATCH>(kernel(channel)));
+    std::array::from_fn(|y| std::array::from_fn(|x| half::word([low[y][x], high[y][x]])))
+}
+
 /// A row of `G`.
 fn row_of_weights<const PATCH: usize>([a, b, c]: [f32; 3]) -> [f32; PATCH] {
     let mut out = [c; PATCH];
@@ -471,7 +516,7 @@ mod tests {
         #[test]
         fn it_is_the_convolution_and_its_gradient(
             batch in 1usize..5, height in 8usize..21, width in 8usize..21,
-            channels_in in 8usize..40, channels_out in 8usize..40, seed in 1u64..1000,
+            channels_in in prop_oneof![8usize..40, Just(32), Just(48)], channels_out in 8usize..40, seed in 1u64..1000,
         ) {
             let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel: 3, stride: 1, padding: 1 };
             let weights = noise(conv.weight_len(), seed);
@@ -484,6 +529,12 @@ mod tests {
                 let forward = Winograd::forward(tile, level, &conv, &weights);
                 forward.images(&x, &mut found, Write::Over);
                 prop_assert!(error(&found, &exact) < tolerance, "{level:?} {tile:?}: {}", error(&found, &exact));
+                if half::pairs(channels_in) && tile == Tile::Two {
+                    let mut rounded = vec![f32::NAN; dy.len()];
+                    Winograd::forward_bf16(tile, level, &conv, &weights).images(&x, &mut rounded, Write::Over);
+                    let error = error(&rounded, &exact);
+                    prop_assert!(error < 2.0 * super::super::tests::BF16_TOLERANCE, "{level:?}: {error}");
+                }
                 // An image by rows is the image.
                 let image = found.len() / batch;
                 let mut by_rows = vec![f32::NAN; image];

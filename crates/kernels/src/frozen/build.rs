@@ -2,7 +2,7 @@
 
 use super::epilogue::words;
 use super::kernel::Kernel;
-use super::{Conv, Extent, Frozen, Input, Layer, Residual, Value, Work};
+use super::{Conv, Extent, Frozen, Input, Layer, Precision, Residual, Value, Work};
 use crate::{Conv2d, Level};
 use std::sync::OnceLock;
 
@@ -39,6 +39,13 @@ impl Builder {
         Self::at(Level::current(), [channels, height, width], scale, shift)
     }
 
+    /// The same, multiplying in another precision from here on.
+    #[must_use]
+    pub fn with(mut self, precision: Precision) -> Self {
+        self.frozen.precision = precision;
+        self
+    }
+
     pub(super) fn at(
         level: Level,
         [channels, height, width]: [usize; 3],
@@ -50,7 +57,8 @@ impl Builder {
         let input = Input { channels, pixels: height * width, scale: scale.to_vec(), shift: shift.to_vec() };
         let values = vec![Extent { height, width, channels, ..Extent::default() }];
         let (layers, forward, backward) = (Vec::new(), Vec::new(), Vec::new());
-        (Self { frozen: Frozen { level, input, layers, values, forward, backward, masks: 0 } }, Value(0))
+        let precision = Precision::F32;
+        (Self { frozen: Frozen { level, precision, input, layers, values, forward, backward, masks: 0 } }, Value(0))
     }
 
     /// `relu(conv(from) + bias + residual)`, the last two where asked.
@@ -84,12 +92,12 @@ impl Builder {
                 "residual (left), output (right)"
             );
         }
-        let level = self.frozen.level;
+        let (level, precision) = (self.frozen.level, self.frozen.precision);
         let relu = relu.then(|| self.masks(to.height * to.width * words(channels_out, level.lanes())));
         let work = Conv {
             filter,
-            forward: Kernel::forward(level, &conv, weights),
-            backward: Kernel::input_grad(level, &conv, weights).map_or_else(OnceLock::new, OnceLock::from),
+            forward: Kernel::forward(level, precision, &conv, weights),
+            backward: Kernel::input_grad(level, precision, &conv, weights).map_or_else(OnceLock::new, OnceLock::from),
             bias: bias.to_vec(),
             residual: residual.map(|value| Residual { value: value.0, adds: false }),
             relu,

@@ -1,6 +1,7 @@
 //! A convolution's weights, prepared in the way that suits its shape.
 
-use crate::conv::{Region, Tile, Walk, Winograd, Write};
+use super::Precision;
+use crate::conv::{Region, Tile, Walk, Winograd, Write, pairs};
 use crate::{Conv2d, Level};
 use std::ops::Range;
 
@@ -12,16 +13,27 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
-    pub(super) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        match tile(conv) {
-            Some(tile) => Self::Winograd(Winograd::forward(tile, level, conv, weights)),
-            None => Self::Direct(Walk::forward(level, conv, weights)),
+    /// In bf16 where that is faster: 36 products of f32 do for F(4x4) what takes 64 of F(2x2), and bf16 would be too coarse
+    /// for its numbers.
+    pub(super) fn forward(level: Level, precision: Precision, conv: &Conv2d, weights: &[f32]) -> Self {
+        let bf16 = precision == Precision::Bf16 && pairs(conv.channels_in);
+        match (tile(conv), bf16) {
+            (Some(Tile::Two), true) => Self::Winograd(Winograd::forward_bf16(Tile::Two, level, conv, weights)),
+            (Some(tile), _) => Self::Winograd(Winograd::forward(tile, level, conv, weights)),
+            (None, true) => Self::Direct(Walk::forward_bf16(level, conv, weights)),
+            (None, false) => Self::Direct(Walk::forward(level, conv, weights)),
         }
     }
 
-    /// Of the gradient, from the weights; none where [`Kernel::turned`] can make it later, from much less memory.
-    pub(super) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Option<Self> {
-        tile(conv).is_none().then(|| Self::Direct(Walk::input_grad(level, conv, weights)))
+    /// Of the gradient, in f32, from the weights; none where [`Kernel::turned`] can make it later, from much less memory.
+    pub(super) fn input_grad(level: Level, precision: Precision, conv: &Conv2d, weights: &[f32]) -> Option<Self> {
+        match tile(conv) {
+            None => Some(Self::Direct(Walk::input_grad(level, conv, weights))),
+            Some(Tile::Two) if precision == Precision::Bf16 && pairs(conv.channels_in) => {
+                Some(Self::Winograd(Winograd::input_grad(Tile::Two, level, conv, weights)))
+            }
+            Some(_) => None,
+        }
     }
 
     /// Of the gradient, from this one of the way there.

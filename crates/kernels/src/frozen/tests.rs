@@ -107,8 +107,13 @@ impl Example {
     }
 
     fn build(&self, level: Level) -> (Frozen, Value) {
+        self.build_in(level, Precision::F32)
+    }
+
+    fn build_in(&self, level: Level, precision: Precision) -> (Frozen, Value) {
         let [scale, shift] = self.normalisation();
-        let (mut net, x) = Builder::at(level, self.size, &scale, &shift);
+        let (net, x) = Builder::at(level, self.size, &scale, &shift);
+        let mut net = net.with(precision);
         let (w, k) = (self.width, self.stem.kernel);
         let mut x = net.conv(x, self.stem, &self.tensor(0, &[w, self.size[0], k, k]), &noise(w, 1), None, true);
         if self.pools {
@@ -273,6 +278,39 @@ fn what_is_kept_are_activations_of_many_rows() {
 
 fn example() -> Example {
     Example { size: [3, 8, 8], width: 16, stem: NINE, pools: false, flat: false, seed: 5 }
+}
+
+/// Largest error of a logit in bf16, relative to the largest logit: some layers of roundings to 8 bits.
+const BF16_TOLERANCE: f32 = 2e-2;
+
+#[test]
+fn bf16_moves_logits_by_little_and_gradients_by_what_the_masks_move() {
+    for (side, width) in [(8, 32), (11, 48), (16, 32)] {
+        let example = Example { size: [3, side, side], width, ..example() };
+        for level in Level::available() {
+            let (exact, _) = example.build(level);
+            let (net, _) = example.build_in(level, Precision::Bf16);
+            let x = noise(5 * net.input_len(), 3);
+            let run = |net: &Frozen| {
+                let (mut logits, mut dx) = (vec![0.0; 25], vec![0.0; x.len()]);
+                net.gradient(&x, net.last(), &mut |logits| vec![1.0; logits.len()], &mut logits, &mut dx);
+                [logits, dx]
+            };
+            let [[exact, exact_dx], [found, dx]] = [run(&exact), run(&net)];
+            let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            let length = |a: &[f32]| a.iter().map(|a| a * a).sum::<f32>().sqrt();
+            let most = exact.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+            for (found, exact) in found.iter().zip(&exact) {
+                assert!((found - exact).abs() < BF16_TOLERANCE * most, "{level:?}: {found}, {exact}");
+            }
+            assert!(found != exact, "{level:?}: nothing was rounded");
+            assert!(distance(&dx, &exact_dx) < 0.2 * length(&exact_dx), "{level:?}: {}", distance(&dx, &exact_dx));
+            // One image on its own shares its rows among threads.
+            let mut one = vec![0.0; 5];
+            net.forward(&x[..net.input_len()], net.last(), &mut one);
+            assert_eq!(one, found[..5]);
+        }
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::Vector;
 use std::arch::x86_64::*;
 
-/// Sixteen lanes, 32 registers, masked tails.
+/// Sixteen lanes, 32 registers, masked tails; with `BF16` the machine's own products of bf16.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512<const BF16: bool>(__m512);
 
 #[inline(always)]
 fn first(count: usize) -> __mmask16 {
@@ -13,7 +13,7 @@ fn first(count: usize) -> __mmask16 {
     (1u16 << count) - 1
 }
 
-impl Vector for Avx512 {
+impl<const BF16: bool> Vector for Avx512<BF16> {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
 
@@ -77,6 +77,47 @@ impl Vector for Avx512 {
     fn only(self, bits: u16) -> Self {
         // SAFETY: AVX-512F was detected.
         Self(unsafe { _mm512_maskz_mov_ps(bits, self.0) })
+    }
+    #[inline(always)]
+    fn low_half(self) -> Self {
+        // SAFETY: AVX-512F was detected.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_srli_epi32::<16>(rounded_512(self.0)))) }
+    }
+    #[inline(always)]
+    fn above(self, low: Self) -> Self {
+        // SAFETY: AVX-512F was detected.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_or_si512(rounded_512(self.0), _mm512_castps_si512(low.0)))) }
+    }
+    #[inline(always)]
+    fn dot(self, factors: Self, sum: Self) -> Self {
+        // SAFETY: AVX-512F was detected, and where `BF16` says so AVX512_BF16; 512 bits are 512 bits.
+        unsafe {
+            if BF16 {
+                let [a, b] = [self, factors].map(|x| std::mem::transmute::<__m512, __m512bh>(x.0));
+                return Self(_mm512_dpbf16_ps(sum.0, a, b));
+            }
+            let low = |x: Self| Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(x.0))));
+            let mask = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+            let high = |x: Self| Self(_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x.0), mask)));
+            high(self).mul_add(high(factors), low(self).mul_add(low(factors), sum))
+        }
+    }
+}
+
+/// Rounded to bf16, ties to even, zeros below; a NaN stays one.
+///
+/// # Safety
+/// AVX-512F is there.
+#[inline(always)]
+unsafe fn rounded_512(x: __m512) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let kept = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x0040_0000));
+        _mm512_and_si512(kept, _mm512_set1_epi32(0xffff_0000u32.cast_signed()))
     }
 }
 
@@ -163,5 +204,42 @@ impl Vector for Avx2 {
             let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(bits)), lane);
             Self(_mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)), self.0))
         }
+    }
+    #[inline(always)]
+    fn low_half(self) -> Self {
+        // SAFETY: AVX2 was detected.
+        unsafe { Self(_mm256_castsi256_ps(_mm256_srli_epi32::<16>(rounded_256(self.0)))) }
+    }
+    #[inline(always)]
+    fn above(self, low: Self) -> Self {
+        // SAFETY: AVX2 was detected.
+        unsafe { Self(_mm256_castsi256_ps(_mm256_or_si256(rounded_256(self.0), _mm256_castps_si256(low.0)))) }
+    }
+    #[inline(always)]
+    fn dot(self, factors: Self, sum: Self) -> Self {
+        // SAFETY: AVX2 was detected.
+        unsafe {
+            let low = |x: Self| Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(x.0))));
+            let mask = _mm256_set1_epi32(0xffff_0000u32.cast_signed());
+            let high = |x: Self| Self(_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(x.0), mask)));
+            high(self).mul_add(high(factors), low(self).mul_add(low(factors), sum))
+        }
+    }
+}
+
+/// As [`rounded_512`].
+///
+/// # Safety
+/// AVX2 is there.
+#[inline(always)]
+unsafe fn rounded_256(x: __m256) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        let kept = _mm256_blendv_epi8(up, _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)), nan);
+        _mm256_and_si256(kept, _mm256_set1_epi32(0xffff_0000u32.cast_signed()))
     }
 }

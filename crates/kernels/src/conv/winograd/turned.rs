@@ -10,7 +10,8 @@ impl Winograd {
         let (channels_in, channels_out) = (self.matrix.depth, self.matrix.lanes);
         let (height, width) = (self.height, self.width);
         let conv = Conv2d { batch: 1, height, width, channels_in, channels_out, kernel: 3, stride: 1, padding: 1 };
-        Self::new(self.tile, self.level, &conv, [channels_out, channels_in], |input, output| {
+        assert!(!self.matrix.bf16, "what was rounded is not found again");
+        Self::new(false, self.tile, self.level, &conv, [channels_out, channels_in], |input, output| {
             let mut kernel = match self.tile {
                 Tile::Two => plain::<4>(self.gathered(output, input)),
                 Tile::Four => plain::<6>(self.gathered(output, input)),
