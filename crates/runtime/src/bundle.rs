@@ -273,8 +273,8 @@ impl Stored {
             return Err(BundleError::TooLarge { path: manifest_path, found, limit: MANIFEST_BYTES });
         }
         let write = |dir: &Path| {
-            durable::write(&dir.join(WEIGHTS), &bytes)?;
-            durable::write(&dir.join(MANIFEST), &text)
+            durable::write_here(&dir.join(WEIGHTS), &bytes)?;
+            durable::write_here(&dir.join(MANIFEST), &text)
         };
         let written = if dir.is_dir() { write(dir) } else { durable::create_folder(dir, write) };
         written.map_err(|source| BundleError::Io { doing: "write the bundle", path: dir.into(), source })?;

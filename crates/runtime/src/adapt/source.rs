@@ -123,7 +123,7 @@ impl Source {
         }
     }
 
-    /// Writes them, whole or not at all.
+    /// Writes them, whole or not at all; a link of that name is replaced.
     ///
     /// # Errors
     /// Whatever the system refuses.
@@ -137,7 +137,7 @@ impl Source {
             ("labels", view(Dtype::U16, vec![self.len()], &labels)),
         ];
         let bytes = safetensors::serialize(tensors, None).map_err(|error| io(std::io::Error::other(error)))?;
-        durable::write(path, &bytes).map_err(io)
+        durable::write_here(path, &bytes).map_err(io)
     }
 
     /// `count` of them, drawn for minibatch `number`.

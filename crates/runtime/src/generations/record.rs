@@ -89,7 +89,7 @@ impl Record {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        durable::write(&dir.join(RECORD), &self.encode())
+        durable::write_here(&dir.join(RECORD), &self.encode())
     }
 }
 

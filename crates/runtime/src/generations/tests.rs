@@ -381,6 +381,29 @@ fn no_link_leads_out_of_the_folder() {
     assert!(matches!(error, GenerationError::NotAFolder { .. }), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_withdrawn_link_is_removed_and_not_what_it_leads_to() {
+    let (place, elsewhere) = (Place::new(), tempfile::tempdir().unwrap());
+    let thesis = elsewhere.path().join("thesis");
+    fs::write(&thesis, b"kept").unwrap();
+    fs::create_dir(place.folder()).unwrap();
+    let withdrawn = place.folder().join("000001.withdrawn");
+    std::os::unix::fs::symlink(elsewhere.path(), &withdrawn).unwrap();
+    // A write that ends after it has tidied: the number stays used.
+    let nothing = |dir: &Path| Err::<(), _>(BundleError::NoManifest { path: dir.into() });
+    write(&place.bundle, Source::Base, nothing).unwrap_err();
+    assert!(fs::symlink_metadata(&withdrawn).unwrap().is_dir());
+    assert_eq!(place.adapt(), 2);
+    assert_eq!(fs::read(&thesis).unwrap(), b"kept");
+    // A whole folder that is a link: not even a lock is made in it.
+    fs::rename(place.folder(), place.bundle.join("aside")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), place.folder()).unwrap();
+    let error = write(&place.bundle, Source::Base, |dir| fill(dir, b"x", |_| {})).unwrap_err();
+    assert!(matches!(error, GenerationError::NotAFolder { .. }), "{error}");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+}
+
 #[test]
 fn what_is_read_twice_is_compared() {
     let place = Place::with(1);
@@ -391,6 +414,18 @@ fn what_is_read_twice_is_compared() {
     };
     let error = open(&place.bundle, &Trust::Any, sneaky).unwrap_err();
     assert!(matches!(error, GenerationError::Changed { .. }), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signature_replaces_a_link_and_not_what_it_leads_to() {
+    let place = Place::new();
+    let (key, other) = (keygen().unwrap(), place.bundle.with_file_name("other"));
+    fs::write(&other, b"kept").unwrap();
+    std::os::unix::fs::symlink(&other, place.bundle.join(crate::signature::SIGNATURE)).unwrap();
+    sign(&place.bundle, &key).unwrap();
+    assert_eq!(fs::read(&other).unwrap(), b"kept");
+    open(&place.bundle, &Trust::Signed(key.public()), read).unwrap();
 }
 
 #[test]
