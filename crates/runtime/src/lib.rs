@@ -45,7 +45,7 @@ pub use bundle::{BundleError, Stored, parameter_count};
 pub use deployed::{Deployed, DeployedError, Serving};
 #[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Limits, Offered, choose, offered};
-pub use generations::{GenerationError, Served, Source};
+pub use generations::{GenerationError, Origin, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};

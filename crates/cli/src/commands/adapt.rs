@@ -119,10 +119,11 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
     if let Some(report) = &arguments.report {
         crate::bench::ensure_place(report)?;
     }
+    let trust = arguments.trust.resolve()?;
+    generations::adaptable(&trust)?;
     let (device, offered) = arguments.device.choose(output)?;
     let path = bundle_path(&arguments.bundle);
-    let trust = arguments.trust.resolve()?;
-    let generations::Served { bundle, source: parent, skipped } =
+    let generations::Served { bundle, origin, skipped } =
         generations::open(&path, &trust, |dir| Bundle::open(dir, &device))?;
     for skipped in &skipped {
         output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
@@ -159,7 +160,7 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
     progress.finish();
     let Adapted { candidate, verdict, report } = adapted;
     let generation = match verdict {
-        Verdict::Promoted => Some(promote(&path, parent, &candidate)?),
+        Verdict::Promoted => Some(promote(&path, &trust, &origin, &candidate)?),
         Verdict::Refused { .. } => None,
     };
     let value = json!({

@@ -76,7 +76,7 @@ fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> R
         tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
     }
     let (elsewhere, device) = deployed.elsewhere(choice)?;
-    let (name, generation) = (serving.session.manifest().name.clone(), serving.source.number());
+    let (name, generation) = (serving.session.manifest().name.clone(), serving.origin.source.number());
     Ok(match elsewhere {
         Some(session) => Served { name, device, generation, model: Arc::new(session), adapter: None },
         None => {
