@@ -121,6 +121,7 @@ impl From<ClassifyError> for Failure {
                 GABION_ERROR_ARGUMENT
             }
             ClassifyError::Memory { .. } => GABION_ERROR_MEMORY,
+            ClassifyError::NotFinite => GABION_ERROR_BUNDLE,
             // Devices are not opened here.
             _ => GABION_ERROR_INTERNAL,
         };

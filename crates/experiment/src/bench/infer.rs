@@ -452,7 +452,8 @@ impl Ours {
         let words = |error: &dyn std::error::Error| error.to_string();
         if subject == Subject::Network {
             let stored = Stored::read(bundle).map_err(|error| words(&error))?;
-            let network = Box::new(frozen::network(&stored, stored.manifest.input));
+            let network =
+                frozen::network(&stored, stored.manifest.input).map(Box::new).map_err(|error| words(&error))?;
             let classes = stored.manifest.classes.len();
             return Ok(Self::Network { network, views, logits: Vec::new(), classes });
         }
