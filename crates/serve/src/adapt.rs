@@ -86,6 +86,8 @@ enum State {
 pub struct School {
     state: Mutex<State>,
     stop: AtomicBool,
+    /// Of the one that runs.
+    cancel: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,7 +117,13 @@ impl School {
         if self.running() { Err(Refusal::new(StatusCode::CONFLICT, what)) } else { Ok(()) }
     }
 
-    pub fn begin(self: &Arc<Self>, shop: &Arc<Shop>, adapter: Arc<dyn Adapter>, lesson: Lesson) -> Result<(), Refusal> {
+    pub fn begin(
+        self: &Arc<Self>,
+        shop: &Arc<Shop>,
+        adapter: Arc<dyn Adapter>,
+        lesson: Lesson,
+        most: Duration,
+    ) -> Result<(), Refusal> {
         let mut state = self.state();
         if self.stop.load(Ordering::Relaxed) {
             return Err(Refusal::busy("the server stops", 1).closing());
@@ -125,21 +133,22 @@ impl School {
             return self.free();
         }
         let (school, shop) = (Arc::clone(self), Arc::clone(shop));
-        let run = move || school.run(&shop, &*adapter, lesson);
+        let run = move || school.run(&shop, &*adapter, lesson, most);
         let thread = thread::Builder::new().name("adaptation".into()).spawn(run);
         let thread = thread.map_err(|error| Refusal::busy(format!("no thread for an adaptation ({error})"), 1))?;
+        self.cancel.store(false, Ordering::Relaxed);
         *state = State::Running { since: Instant::now(), progress: Progress::default() };
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
     }
 
-    fn run(&self, shop: &Shop, adapter: &dyn Adapter, lesson: Lesson) {
+    fn run(&self, shop: &Shop, adapter: &dyn Adapter, lesson: Lesson, most: Duration) {
         let start = Instant::now();
         let report = |now| {
             if let State::Running { progress, .. } = &mut *self.state() {
                 *progress = now;
             }
-            !self.stop.load(Ordering::Relaxed)
+            !self.ends() && start.elapsed() < most
         };
         tracing::info!(images = lesson.images.len(), "adaptation begins");
         let generation = shop.live.now().number;
@@ -157,12 +166,35 @@ impl School {
             }
             Err(why) => {
                 shop.metrics.rejected.add(1);
-                json!({ "state": "over", "verdict": "failed", "why": why, "generation": generation })
+                let (verdict, why) = match () {
+                    () if self.ends() => ("cancelled", why),
+                    () if start.elapsed() >= most => {
+                        let seconds = most.as_secs_f64();
+                        ("failed", format!("it took longer than {seconds} s: ask for fewer steps"))
+                    }
+                    () => ("failed", why),
+                };
+                json!({ "state": "over", "verdict": verdict, "why": why, "generation": generation })
             }
         };
         over["seconds"] = json!(start.elapsed().as_secs_f64());
         tracing::info!(verdict = %over["verdict"], seconds = start.elapsed().as_secs_f64(), "adaptation is over");
         *self.state() = State::Over(over);
+    }
+
+    /// Whether the one that runs was told to end.
+    fn ends(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Tells the one that runs to end, which it does after its step; 409 where there is none.
+    pub fn cancel(&self) -> Result<(), Refusal> {
+        let state = self.state();
+        if !matches!(*state, State::Running { .. }) {
+            return Err(Refusal::new(StatusCode::CONFLICT, "no adaptation is under way: there is nothing to end"));
+        }
+        self.cancel.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Asks a running adaptation to end; its thread, to be joined.

@@ -1,8 +1,10 @@
 //! Connections, and the server's end.
 
 use crate::adapt::Adapter;
+use crate::body::Memory;
 use crate::live::{Generation, Live};
 use crate::metrics::Metrics;
+use crate::prompt::Prompt;
 use crate::queue::Queue;
 use crate::routes::{House, routes};
 use crate::workers::{Shop, hire};
@@ -114,7 +116,8 @@ impl Server {
         });
         let workers = hire(&shop, settings.workers, settings.threads)?;
         let house = Arc::new(House {
-            bodies: Arc::new(Semaphore::new(House::grains(&settings))),
+            bodies: Memory::new(settings.bodies_bytes),
+            lessons: Memory::new(settings.lessons_bytes.max(settings.lesson_bytes)),
             settings,
             name,
             device,
@@ -223,7 +226,8 @@ async fn serve(house: &Arc<House>, listener: TcpListener, mut stopped: mpsc::Unb
         // An answer is one packet; nothing is gained by waiting for a second.
         let _ = socket.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = ends.watch(http.serve_connection(TokioIo::new(socket), service));
+        let connection =
+            ends.watch(http.serve_connection(TokioIo::new(Prompt::new(socket, settings.write_time)), service));
         let house = Arc::clone(house);
         tokio::spawn(async move {
             let _place = place;

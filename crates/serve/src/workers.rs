@@ -1,5 +1,6 @@
 //! Threads that decode and classify, each at a seat of its own.
 
+use crate::body::Share;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -12,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 /// A picture as it came.
 pub enum Picture {
@@ -29,7 +30,7 @@ pub struct Job {
     /// Dropped without an answer where the worker broke; closed where the client has gone.
     pub answer: oneshot::Sender<Result<Answer, Refusal>>,
     /// The picture's share of the memory for bodies.
-    pub share: OwnedSemaphorePermit,
+    pub share: Share,
 }
 
 /// What a worker says.
