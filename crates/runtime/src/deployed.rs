@@ -3,7 +3,7 @@
 //! Sessions are handed out by [`Deployed::serving`] and stay what they are; an adaptation works on a copy of the weights, and
 //! only one that was promoted and written takes the place of what is served. A rollback is written first too.
 
-use crate::generations::{self, GenerationError, Origin, Rolled, Skipped};
+use crate::generations::{self, GenerationError, Origin, Rolled, Skipped, Standing};
 use crate::signature::Trust;
 use crate::{BundleError, Session, Stored};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ pub struct Serving {
     pub origin: Origin,
     /// Newer generations that were passed over when it was opened.
     pub skipped: Vec<Skipped>,
+    /// Of the folder, from before it was opened.
+    standing: Standing,
     /// What other devices and adaptations start from.
     #[cfg(feature = "burn")]
     stored: Stored,
@@ -111,6 +113,20 @@ impl Deployed {
         serving.session.elsewhere(&serving.stored, choice)
     }
 
+    /// Serves what the folder says where another process has written, withdrawn or replaced something meanwhile, and says
+    /// whether other weights are served now. Costs a look at names and a manifest where nothing has changed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or what is there cannot be served; what was served still is.
+    pub fn refresh(&self) -> Result<bool, DeployedError> {
+        let before = self.serving();
+        if generations::standing(&self.path)? == before.standing {
+            return Ok(false);
+        }
+        self.renew()?;
+        Ok(self.serving().origin != before.origin)
+    }
+
     /// Withdraws generations above `to`, without one the newest, and serves what is left.
     ///
     /// # Errors
@@ -166,6 +182,8 @@ impl Deployed {
         observer: &mut dyn FnMut(crate::adapt::Progress) -> std::ops::ControlFlow<()>,
     ) -> Result<Candidate, DeployedError> {
         generations::adaptable(&self.trust)?;
+        // Another process may have withdrawn it: what comes of it would not be taken.
+        self.refresh()?;
         let serving = self.serving();
         let bundle = crate::Bundle::made_of(serving.stored.clone(), &burn::tensor::Device::flex())
             .map_err(|misfit| BundleError::Tensor { path: self.path.clone(), misfit })?;
@@ -211,6 +229,7 @@ impl Deployed {
 fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
     // Without Burn nothing is made of them but answers.
     let read = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let standing = generations::standing(bundle)?;
     let served = generations::open(bundle, trust, read)?;
     let session = Session::of(&served.bundle)?;
     let session = match memory {
@@ -221,6 +240,7 @@ fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, D
         session,
         origin: served.origin,
         skipped: served.skipped,
+        standing,
         #[cfg(feature = "burn")]
         stored: served.bundle,
     })
@@ -274,8 +294,20 @@ mod tests {
         assert_eq!(label(&new), 3);
         let before = label(&old);
         assert_ne!(before, 3, "what was handed out stays what it was");
+        assert!(!deployed.refresh().unwrap(), "nothing has changed");
         assert_eq!(deployed.rollback(None).unwrap().to, Source::Base);
         assert_eq!(label(&deployed.serving()), before);
+        // What another process does is seen too.
+        let origin = deployed.serving().origin.clone();
+        generations::write(&dir, &Trust::Any, &origin, |dir| other.write(dir, Precision::F32)).unwrap();
+        assert!(deployed.refresh().unwrap());
+        assert_eq!(label(&deployed.serving()), 3);
+        generations::rollback(&dir, &Trust::Any, None).unwrap();
+        assert!(deployed.refresh().unwrap());
+        assert_eq!((label(&deployed.serving()), deployed.refresh().unwrap()), (before, false));
+        other.write(&dir, Precision::F32).unwrap();
+        assert!(deployed.refresh().unwrap(), "a base that was replaced");
+        assert_eq!(label(&deployed.serving()), 3);
     }
 
     #[test]

@@ -170,6 +170,25 @@ pub fn open<T: AsRef<Manifest>>(
     }
 }
 
+/// What decides what is served, seen without reading weights: while it is the same, so is what [`open`] finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// SHA-256 of the base's manifest, lowercase hexadecimal.
+    pub base: String,
+    /// The numbers that are not withdrawn, the newest first.
+    pub live: Vec<u64>,
+}
+
+/// Where a bundle stands now.
+///
+/// # Errors
+/// When the base's manifest cannot be read, or generations cannot be listed.
+pub fn standing(bundle: &Path) -> Result<Standing, GenerationError> {
+    let (bytes, _) = manifest_of(bundle)?;
+    let live = Names::read(bundle)?.live.into_iter().map(|(number, _)| number).collect();
+    Ok(Standing { base: record::sha256(&bytes), live })
+}
+
 /// Every generation in the folder, the newest first, each read and its weights hashed.
 ///
 /// # Errors

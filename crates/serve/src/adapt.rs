@@ -67,6 +67,15 @@ pub trait Adapter: Send + Sync + 'static {
     /// # Errors
     /// A line that says what to do; the model stays.
     fn adapt(&self, lesson: Lesson, generation: u64, report: Report<'_>) -> Result<Verdict, String>;
+
+    /// The model and its number where another process has put it in the place of the one that answers; asked about every
+    /// second, on a thread that may block.
+    ///
+    /// # Errors
+    /// A line that says why what is there cannot answer; the model stays.
+    fn renewed(&self) -> Result<Option<(u64, Arc<dyn Model>)>, String> {
+        Ok(None)
+    }
 }
 
 /// Where the one adaptation is.

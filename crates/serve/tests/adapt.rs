@@ -5,7 +5,7 @@ mod common;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use common::*;
-use gabion_serve::{Adapter, Lesson, Progress, Report, Served, Server, Settings, Verdict};
+use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Served, Server, Settings, Verdict};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
@@ -36,6 +36,15 @@ impl Adapter for Scripted {
             }
         }
         unreachable!("steps do not end")
+    }
+
+    fn renewed(&self) -> Result<Option<(u64, Arc<dyn Model>)>, String> {
+        let words = self.words.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match words.try_recv() {
+            Ok("roll back") => Ok(Some((3, Arc::new(Gate::new(true))))),
+            Ok(word) => Err(word.into()),
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -126,6 +135,16 @@ fn a_rejected_or_broken_one_changes_nothing() {
         assert_eq!(state(address)["verdict"], verdict);
         assert_eq!(once(address, "POST", "/classify", &png(&picture(0))).json()["generation"], 4);
     }
+}
+
+#[test]
+fn what_another_process_changed_answers_soon() {
+    let (server, say, _given) = school();
+    let generation = || once(server.address(), "POST", "/classify", &png(&picture(0))).json()["generation"].clone();
+    assert_eq!(generation(), 4);
+    say.send("torn").unwrap();
+    say.send("roll back").unwrap();
+    soon("the earlier one", || generation() == 3);
 }
 
 #[test]
