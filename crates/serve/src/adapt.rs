@@ -60,6 +60,9 @@ pub enum Verdict {
 /// How an adapter reports: it is called as often as there is news, and says `false` once the adaptation is to end.
 pub type Report<'a> = &'a (dyn Fn(Progress) -> bool + Sync);
 
+/// A model's number, and the model.
+pub type Renewed = (u64, Arc<dyn Model>);
+
 /// Makes a new model of the present one and labelled pictures.
 pub trait Adapter: Send + Sync + 'static {
     /// Adapts, on a thread that may block. `generation` is that of the model that answers now.
@@ -73,7 +76,7 @@ pub trait Adapter: Send + Sync + 'static {
     ///
     /// # Errors
     /// A line that says why what is there cannot answer; the model stays.
-    fn renewed(&self) -> Result<Option<(u64, Arc<dyn Model>)>, String> {
+    fn renewed(&self) -> Result<Option<Renewed>, String> {
         Ok(None)
     }
 }

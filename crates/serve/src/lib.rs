@@ -29,7 +29,7 @@ mod server;
 mod settings;
 mod workers;
 
-pub use adapt::{Adapter, Lesson, Progress, Report, Verdict};
+pub use adapt::{Adapter, Lesson, Progress, Renewed, Report, Verdict};
 pub use model::{Model, Seat};
 pub use server::{Ended, ServeError, Served, Server};
 pub use settings::Settings;

@@ -5,7 +5,7 @@ mod common;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use common::*;
-use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Served, Server, Settings, Verdict};
+use gabion_serve::{Adapter, Lesson, Progress, Renewed, Report, Served, Server, Settings, Verdict};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, mpsc};
@@ -38,7 +38,7 @@ impl Adapter for Scripted {
         unreachable!("steps do not end")
     }
 
-    fn renewed(&self) -> Result<Option<(u64, Arc<dyn Model>)>, String> {
+    fn renewed(&self) -> Result<Option<Renewed>, String> {
         let words = self.words.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match words.try_recv() {
             Ok("roll back") => Ok(Some((3, Arc::new(Gate::new(true))))),

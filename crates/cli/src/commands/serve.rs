@@ -2,7 +2,9 @@ use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
 use gabion_runtime::{Choice, Deployed, Local, Origin, Samples, Serving, Trust, adapt};
-use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr};
+use gabion_serve::{
+    Adapter, Lesson, Model, Progress, Renewed, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr,
+};
 use gabion_spec::{Adapt, Budget};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -150,7 +152,7 @@ impl Adapter for InService {
         })
     }
 
-    fn renewed(&self) -> Result<Option<(u64, Arc<dyn Model>)>, String> {
+    fn renewed(&self) -> Result<Option<Renewed>, String> {
         self.deployed.refresh().map_err(|error| error.to_string())?;
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let serving = self.deployed.serving();
