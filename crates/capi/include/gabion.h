@@ -57,7 +57,7 @@ enum gabion_status
    */
   GABION_ERROR_IO = 2,
   /**
-   * The folder holds no bundle, a damaged one, or one without a classifier.
+   * The folder holds no bundle, a damaged one, one without a classifier, or not the signature that is required.
    */
   GABION_ERROR_BUNDLE = 3,
   /**
@@ -130,9 +130,14 @@ typedef struct gabion_options {
    */
   uint32_t threads;
   /**
-   * 0.
+   * With `public_key`, 1 to let what was adapted here classify too, though nobody signed it; else 0.
    */
-  uint32_t reserved;
+  uint32_t local_generations;
+  /**
+   * Refuse a bundle that is not signed with this key: its 64 digits, or the text of its file, in UTF-8. NULL for any
+   * bundle. Without `local_generations` there is no adaptation then.
+   */
+  const char *public_key;
 } gabion_options;
 
 /**

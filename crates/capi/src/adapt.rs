@@ -7,7 +7,9 @@ use crate::status::gabion_status::GABION_ERROR_INTERNAL;
 use crate::status::{Failure, gabion_status};
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::ControlFlow;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Held-out images are measured before training.
 pub const GABION_PHASE_GUARD_BEFORE: u32 = 0;
@@ -189,7 +191,7 @@ fn adapt(
         let (outcome, adapter) = (&mut outcome, session.adapter());
         scope.spawn(move |_| {
             let mut asking = |progress| match tell.send(progress) {
-                Ok(()) => answered.recv().unwrap_or(ControlFlow::Break(())),
+                Ok(()) => heard(&answered),
                 Err(_) => ControlFlow::Break(()),
             };
             *outcome = Some(adapter.adapt(session.deployed(), request, &mut asking));
@@ -200,6 +202,20 @@ fn adapt(
         }
     });
     outcome.unwrap_or_else(|| Err(Failure::new(GABION_ERROR_INTERNAL, "an adaptation that never was")))
+}
+
+/// Waits for the observer's word, and computes meanwhile: what it classifies may need this very thread.
+fn heard(answered: &Receiver<ControlFlow<()>>) -> ControlFlow<()> {
+    loop {
+        match answered.try_recv() {
+            Ok(word) => return word,
+            Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
+            Err(TryRecvError::Empty) => {}
+        }
+        if rayon::yield_now() != Some(rayon::Yield::Executed) {
+            sleep(Duration::from_micros(200));
+        }
+    }
 }
 
 /// As much of a text as fits, whole characters, with a NUL at its end.
@@ -269,7 +285,7 @@ pub unsafe extern "C" fn gabion_adapt(
             if answer == 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         said.promoted = u32::from(outcome.promoted.is_some());
-        said.generation = outcome.promoted.unwrap_or_else(|| session.deployed().serving().source.number());
+        said.generation = outcome.promoted.unwrap_or_else(|| session.deployed().serving().origin.source.number());
         (said.steps, said.seconds, said.images) = (outcome.steps, outcome.seconds, outcome.images);
         [said.clean_before, said.clean_after] = outcome.clean;
         [said.robust_before, said.robust_after] = outcome.robust;
@@ -316,7 +332,7 @@ pub unsafe extern "C" fn gabion_generation(session: *const gabion_session, gener
     let work = |session: &gabion_session| {
         plain::check(generation.cast_const(), "generation")?;
         // SAFETY: neither NULL nor misaligned; that it may be written is the caller's promise.
-        unsafe { generation.write(session.deployed().serving().source.number()) };
+        unsafe { generation.write(session.deployed().serving().origin.source.number()) };
         Ok(())
     };
     // SAFETY: the caller's promise.

@@ -5,8 +5,9 @@ use crate::plain::{self, Plain};
 use crate::pool::{MOST_THREADS, Pool};
 use crate::status::gabion_status::{GABION_ERROR_BUNDLE, GABION_ERROR_MEMORY, GABION_ERROR_POISONED};
 use crate::status::{self, Failure, gabion_status, guarded};
-use gabion_runtime::{Deployed, Trust};
+use gabion_runtime::{Deployed, PublicKey, Trust};
 use std::ffi::{CString, c_char};
+use std::mem::offset_of;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,33 +35,57 @@ pub struct gabion_options {
     pub memory: u64,
     /// Threads that compute, at most 1024; 0 for one a core. They end with the session.
     pub threads: u32,
-    /// 0.
-    pub reserved: u32,
+    /// With `public_key`, 1 to let what was adapted here classify too, though nobody signed it; else 0.
+    pub local_generations: u32,
+    /// Refuse a bundle that is not signed with this key: its 64 digits, or the text of its file, in UTF-8. NULL for any
+    /// bundle. Without `local_generations` there is no adaptation then.
+    pub public_key: *const c_char,
 }
 
-// SAFETY: numbers, the first of which is the size.
+// SAFETY: numbers and a pointer, the first of which is the size.
 unsafe impl Plain for gabion_options {
     const NAME: &'static str = "gabion_options";
-    const LEAST: usize = size_of::<Self>();
+    const LEAST: usize = offset_of!(Self, public_key);
+}
+
+impl gabion_options {
+    /// Which bundles are served.
+    ///
+    /// # Safety
+    /// As [`plain::text`] of the key.
+    unsafe fn trust(&self) -> Result<Trust, Failure> {
+        let local = match self.local_generations {
+            0 => false,
+            1 => true,
+            other => return Err(Failure::argument(format!("`options->local_generations` is {other}: use 0 or 1"))),
+        };
+        if self.public_key.is_null() {
+            let why = "`options->local_generations` without `public_key`: name the key, or use 0";
+            return if local { Err(Failure::argument(why)) } else { Ok(Trust::Any) };
+        }
+        // SAFETY: the caller's promise.
+        let text = unsafe { plain::text(self.public_key, "options->public_key")? };
+        let key: PublicKey =
+            text.parse().map_err(|error| Failure::argument(format!("`options->public_key`: {error}")))?;
+        Ok(if local { Trust::SignedWithLocalGenerations(key) } else { Trust::Signed(key) })
+    }
 }
 
 impl gabion_session {
     pub(crate) fn open(
         bundle: &Path,
         options: &gabion_options,
+        trust: Trust,
         adapter: &'static dyn Adapter,
     ) -> Result<Self, Failure> {
         if options.threads > MOST_THREADS {
             return Err(Failure::argument(format!("{} threads: {MOST_THREADS} are the most", options.threads)));
         }
-        if options.reserved != 0 {
-            return Err(Failure::argument("`options->reserved` must be 0"));
-        }
         let memory = (options.memory > 0).then_some(options.memory);
         let pool = Pool::new(options.threads)
             .map_err(|error| Failure::new(GABION_ERROR_MEMORY, format!("cannot start threads: {error}")))?;
         // Outside of it rayon would start a pool of its own.
-        let deployed = pool.rayon().install(|| Deployed::open(bundle, Trust::Any, memory))?;
+        let deployed = pool.rayon().install(|| Deployed::open(bundle, trust, memory))?;
         let serving = deployed.serving();
         let manifest = serving.session.manifest();
         let mut classes = Vec::with_capacity(manifest.classes.len());
@@ -132,7 +157,9 @@ pub unsafe extern "C" fn gabion_open(
         // SAFETY: the caller's promise.
         let (bundle, options) =
             unsafe { (plain::text(bundle, "bundle")?, plain::read_or_default(options, "options")?) };
-        let opened = gabion_session::open(bundle.as_ref(), &options, ADAPTER)?;
+        // SAFETY: the caller's promise.
+        let trust = unsafe { options.trust()? };
+        let opened = gabion_session::open(bundle.as_ref(), &options, trust, ADAPTER)?;
         // SAFETY: as above.
         unsafe { session.write(Box::into_raw(Box::new(opened))) };
         Ok(())

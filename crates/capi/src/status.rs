@@ -1,6 +1,6 @@
 //! Status codes, the last error of a thread, and the border that no panic crosses.
 
-use gabion_runtime::{BundleError, ClassifyError, DeployedError, GenerationError, PictureError};
+use gabion_runtime::{BundleError, ClassifyError, DeployedError, GenerationError, PictureError, SignatureError};
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ pub enum gabion_status {
     GABION_ERROR_ARGUMENT = 1,
     /// The system refused to read or write a file.
     GABION_ERROR_IO = 2,
-    /// The folder holds no bundle, a damaged one, or one without a classifier.
+    /// The folder holds no bundle, a damaged one, one without a classifier, or not the signature that is required.
     GABION_ERROR_BUNDLE = 3,
     /// The picture cannot be decoded or is too large.
     GABION_ERROR_PICTURE = 4,
@@ -68,7 +68,12 @@ impl From<GenerationError> for Failure {
     fn from(error: GenerationError) -> Self {
         match error {
             GenerationError::Bundle(error) => error.into(),
-            GenerationError::Parent { .. } => Self::new(GABION_ERROR_ADAPT, error.to_string()),
+            GenerationError::Signature(error) if !matches!(error, SignatureError::Io { .. }) => {
+                Self::new(GABION_ERROR_BUNDLE, error.to_string())
+            }
+            GenerationError::Parent { .. } | GenerationError::BaseChanged { .. } | GenerationError::Unsigned => {
+                Self::new(GABION_ERROR_ADAPT, error.to_string())
+            }
             error => Self::new(GABION_ERROR_IO, error.to_string()),
         }
     }
@@ -116,6 +121,7 @@ impl From<ClassifyError> for Failure {
                 GABION_ERROR_ARGUMENT
             }
             ClassifyError::Memory { .. } => GABION_ERROR_MEMORY,
+            ClassifyError::NotFinite => GABION_ERROR_BUNDLE,
             // Devices are not opened here.
             _ => GABION_ERROR_INTERNAL,
         };

@@ -2,13 +2,14 @@
 
 use crate::adapt::*;
 use crate::adapter::{Adapter, Budget, Outcome, Progress, Request};
+use crate::classify::{gabion_classify_rgb, gabion_result};
 use crate::plain::gabion_pixels;
-use crate::session::{gabion_close, gabion_options, gabion_session};
+use crate::session::{gabion_close, gabion_open, gabion_options, gabion_session};
 use crate::status::gabion_status::*;
 use crate::status::{Failure, gabion_last_error};
-use gabion_runtime::{Deployed, Source, Stored, generations};
+use gabion_runtime::{Deployed, Origin, Stored, Trust, generations};
 use gabion_spec::Precision;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::ptr::{null, null_mut};
@@ -26,13 +27,13 @@ impl Adapter for Fake {
         request: &Request<'_>,
         observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, Failure> {
-        deployed.changed(|serving| adapted(deployed.path(), serving.source, request, observer))
+        deployed.changed(|serving| adapted(deployed.path(), &serving.origin, request, observer))
     }
 }
 
 fn adapted(
     bundle: &Path,
-    parent: Source,
+    parent: &Origin,
     request: &Request<'_>,
     observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Outcome, Failure> {
@@ -64,10 +65,16 @@ fn adapted(
             assert_eq!(request.budget, Some(Budget::Steps(2)));
             assert_eq!(request.samples.labels.as_deref(), Some(&[3, 4][..]));
             let stored = Stored::read(bundle)?;
-            let written = generations::write(bundle, parent, |dir| stored.write(dir, Precision::F16))?;
+            let written = generations::write(bundle, &Trust::Any, parent, |dir| stored.write(dir, Precision::F16))?;
             Ok(outcome(Some(written.number), ""))
         }
     }
+}
+
+/// One thread, so that whatever waits for another would wait for ever.
+fn plain_options() -> gabion_options {
+    let size = size_of::<gabion_options>();
+    gabion_options { size, memory: 0, threads: 1, local_generations: 0, public_key: null() }
 }
 
 /// A session of a copy of the model, which lies in the folder.
@@ -76,8 +83,8 @@ fn opened() -> (*mut gabion_session, TempDir) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cifar10-small");
     let bundle = folder.path().join("bundle");
     Stored::read(&model).unwrap().write(&bundle, Precision::F16).unwrap();
-    let options = gabion_options { size: size_of::<gabion_options>(), memory: 0, threads: 2, reserved: 0 };
-    let session = gabion_session::open(&bundle, &options, &Fake).unwrap_or_else(|failure| panic!("{failure:?}"));
+    let session = gabion_session::open(&bundle, &plain_options(), Trust::Any, &Fake)
+        .unwrap_or_else(|failure| panic!("{failure:?}"));
     (Box::into_raw(Box::new(session)), folder)
 }
 
@@ -137,8 +144,15 @@ unsafe extern "C" fn observe(progress: *const gabion_progress, user: *mut c_void
     seen.phases.push((progress.phase, progress.done));
     seen.threads.push(thread::current().id());
     if seen.session != 0 {
+        let [sample, _] = samples();
+        // SAFETY: numbers and a pointer.
+        let mut said = gabion_result { size: size_of::<gabion_result>(), ..unsafe { std::mem::zeroed() } };
+        let session = seen.session as *const gabion_session;
+        // SAFETY: an opened session, and pixels of a static.
+        let classified = unsafe { gabion_classify_rgb(session, &raw const sample.pixels, null(), &raw mut said) };
+        assert_eq!((classified, said.views), (GABION_OK, 1));
         // SAFETY: an opened session.
-        let second = unsafe { gabion_rollback(seen.session as *const gabion_session, null_mut()) };
+        let second = unsafe { gabion_rollback(session, null_mut()) };
         assert_eq!(second, GABION_ERROR_BUSY);
     }
     c_int::from(seen.cancel_at == Some(seen.phases.len()))
@@ -247,4 +261,31 @@ fn samples_that_make_no_sense_are_named() {
     assert!(refused(&[], options()).contains("`samples`"));
     // SAFETY: an opened session.
     unsafe { gabion_close(session) };
+}
+
+#[test]
+fn a_session_that_requires_a_signature() {
+    let folder = TempDir::new().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/cifar10-small");
+    let bundle = folder.path().join("bundle");
+    Stored::read(&model).unwrap().write(&bundle, Precision::F16).unwrap();
+    let keys = [(); 2].map(|()| gabion_runtime::signature::keygen().unwrap());
+    gabion_runtime::signature::sign(&bundle, &keys[0]).unwrap();
+    let path = CString::new(bundle.to_str().unwrap()).unwrap();
+    let open = |key: String, local_generations| {
+        let key = CString::new(key).unwrap();
+        let options = gabion_options { public_key: key.as_ptr(), local_generations, ..plain_options() };
+        let mut session = null_mut();
+        // SAFETY: everything lives here.
+        let status = unsafe { gabion_open(path.as_ptr(), &raw const options, &raw mut session) };
+        // SAFETY: it was opened, or is NULL.
+        unsafe { gabion_close(session) };
+        status
+    };
+    for key in [keys[0].public().to_string(), keys[0].public().to_text()] {
+        assert_eq!(open(key.clone(), 0), GABION_OK);
+        assert_eq!(open(key, 1), GABION_OK);
+    }
+    assert_eq!(open(keys[1].public().to_string(), 1), GABION_ERROR_BUNDLE);
+    assert!(said().contains("was made with the key"), "{}", said());
 }

@@ -6,6 +6,7 @@
  */
 #include <gabion.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,9 @@
     } while (0)
 
 enum { SIDE = 40, CLASSES = 10, THREADS = 4, ROUNDS = 3 };
+
+/* The curve's base point: a key that signed nothing here. */
+#define KEY "5866666666666666666666666666666666666666666666666666666666666666"
 
 static uint8_t drawn[SIDE * (3 * SIDE + 5)];
 
@@ -60,7 +64,7 @@ static void open_and_close(const char *bundle) {
     } options;
     memset(&options, 0, sizeof options);
     REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "sizeof(gabion_options)");
-    options.known.size = sizeof options.known - 1;
+    options.known.size = offsetof(gabion_options, public_key) - 1;
     REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "`options->size` is 23");
     options.known.size = (size_t)-1;
     REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "options->size");
@@ -71,9 +75,16 @@ static void open_and_close(const char *bundle) {
     options.known.threads = 5000;
     REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "5000 threads");
     options.known.threads = 1;
-    options.known.reserved = 1;
-    REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "reserved");
-    options.known.reserved = 0;
+    options.known.local_generations = 2;
+    REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "use 0 or 1");
+    options.known.local_generations = 1;
+    REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "without `public_key`");
+    options.known.public_key = "no key";
+    REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_ARGUMENT, "not a public key");
+    options.known.public_key = KEY;
+    REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_BUNDLE, "manifest.sig is missing");
+    options.known.public_key = NULL;
+    options.known.local_generations = 0;
     options.known.memory = 1000;
     REFUSED(gabion_open(bundle, &options.known, &session), GABION_ERROR_MEMORY, "the budget is 1000");
     options.known.memory = 0;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use gabion_runtime::{Source, Stored, generations};
+use gabion_runtime::{Origin, Source, Stored, Trust, generations};
 use gabion_spec::Precision;
 use image::RgbImage;
 use serde_json::json;
@@ -26,7 +26,9 @@ fn place() -> Place {
 
 fn adapt(place: &Place, parent: Source) {
     let bundle = place.path("bundle");
-    generations::write(&bundle, parent, |dir| Stored::read(&bundle)?.write(dir, Precision::F16)).unwrap();
+    let base = generations::open(&bundle, &Trust::Any, Stored::read).unwrap().origin.base;
+    let origin = Origin { source: parent, base };
+    generations::write(&bundle, &Trust::Any, &origin, |dir| Stored::read(&bundle)?.write(dir, Precision::F16)).unwrap();
 }
 
 #[test]
@@ -89,6 +91,17 @@ fn a_signature_that_is_required_decides() {
     assert!(ran.stderr.contains("weights: generation 1"), "{ran}");
     let listed = place.run("generations bundle --json --require-signature author.key.pub").json();
     assert_eq!((&listed[0]["state"], &listed[1]["state"]), (&json!("faulty"), &json!("served")));
+    // Nothing is trained that nobody would be served.
+    place
+        .run("adapt bundle --samples absent --require-signature author.key.pub")
+        .refused(FAILED, &["signed by nobody", "--local-generations"]);
+    place.run("rollback bundle --require-signature other.key.pub").refused(FAILED, &["was made with the key"]);
+    #[cfg(feature = "candle")]
+    {
+        required("other.key.pub", "--engine candle").refused(FAILED, &["was made with the key"]);
+        let ran = required("author.key.pub", "--engine candle").done();
+        assert!(ran.stderr.contains("generation 1 is passed over"), "{ran}");
+    }
     // A manifest that says more than was signed.
     let text = String::from_utf8(place.read("bundle/manifest.json")).unwrap().replace("airplane", "tank");
     place.write("bundle/manifest.json", text);

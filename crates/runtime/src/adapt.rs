@@ -169,7 +169,10 @@ pub fn adapt(
     let steps = trained.losses.len() as u64;
     let (figures_after, seconds_after) = guard
         .measure(&trained.classifier, &guard_set, &mut |done, total| observer(tell(true)(done, total)))
-        .map_err(|_| AdaptError::Cancelled { steps })?;
+        .map_err(|error| match error {
+            AdaptError::Cancelled { .. } => AdaptError::Cancelled { steps },
+            error => error,
+        })?;
 
     let mut manifest = bundle.manifest.clone();
     manifest.claims.clear();

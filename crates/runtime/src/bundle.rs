@@ -163,7 +163,7 @@ pub enum BundleError {
         /// The manifest's.
         expected: String,
     },
-    /// A tensor that is missing, left over, of another shape or not finite.
+    /// A tensor that is missing, left over, of another shape, not finite or a negative variance.
     #[error("{}: {misfit}: the weights and the manifest are of different models, export the bundle again", path.display())]
     Tensor {
         /// The weights file.
@@ -200,6 +200,14 @@ pub enum BundleError {
         manifest: &'static str,
         /// `a head` or `no head`.
         modules: &'static str,
+    },
+    /// Weights that are numbers each, and none once a normalisation is folded into the layer before it.
+    #[error("the bundle `{name}` overflows at `{layer}`: its training diverged, use an earlier one")]
+    Overflow {
+        /// Its name; it may never have been a file.
+        name: String,
+        /// The normalisation.
+        layer: String,
     },
     /// A bundle that cannot classify.
     #[error("the bundle `{name}` has no classifier: train one with `gabion probe`")]
@@ -273,8 +281,8 @@ impl Stored {
             return Err(BundleError::TooLarge { path: manifest_path, found, limit: MANIFEST_BYTES });
         }
         let write = |dir: &Path| {
-            durable::write(&dir.join(WEIGHTS), &bytes)?;
-            durable::write(&dir.join(MANIFEST), &text)
+            durable::write_here(&dir.join(WEIGHTS), &bytes)?;
+            durable::write_here(&dir.join(MANIFEST), &text)
         };
         let written = if dir.is_dir() { write(dir) } else { durable::create_folder(dir, write) };
         written.map_err(|source| BundleError::Io { doing: "write the bundle", path: dir.into(), source })?;

@@ -3,7 +3,7 @@
 //! Sessions are handed out by [`Deployed::serving`] and stay what they are; an adaptation works on a copy of the weights, and
 //! only one that was promoted and written takes the place of what is served. A rollback is written first too.
 
-use crate::generations::{self, GenerationError, Rolled, Skipped, Source};
+use crate::generations::{self, GenerationError, Origin, Rolled, Skipped, Standing};
 use crate::signature::Trust;
 use crate::{BundleError, Session, Stored};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 pub struct Serving {
     /// Classifies.
     pub session: Session,
-    /// Which weights those are.
-    pub source: Source,
+    /// Which weights those are, and of which base.
+    pub origin: Origin,
     /// Newer generations that were passed over when it was opened.
     pub skipped: Vec<Skipped>,
+    /// Of the folder, from before it was opened.
+    standing: Standing,
     /// What other devices and adaptations start from.
     #[cfg(feature = "burn")]
     stored: Stored,
@@ -76,7 +78,7 @@ pub struct Candidate {
     /// The weights, the guard's verdict and what was measured.
     pub adapted: crate::Adapted,
     /// What they were adapted from.
-    parent: Source,
+    parent: Origin,
 }
 
 impl Deployed {
@@ -111,12 +113,26 @@ impl Deployed {
         serving.session.elsewhere(&serving.stored, choice)
     }
 
+    /// Serves what the folder says where another process has written, withdrawn or replaced something meanwhile, and says
+    /// whether other weights are served now. Costs a look at names and a manifest where nothing has changed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or what is there cannot be served; what was served still is.
+    pub fn refresh(&self) -> Result<bool, DeployedError> {
+        let before = self.serving();
+        if generations::standing(&self.path)? == before.standing {
+            return Ok(false);
+        }
+        self.renew()?;
+        Ok(self.serving().origin != before.origin)
+    }
+
     /// Withdraws generations above `to`, without one the newest, and serves what is left.
     ///
     /// # Errors
     /// As [`generations::rollback`]; when another thread changes what is served.
-    pub fn rollback(&self, to: Option<Source>) -> Result<Rolled, DeployedError> {
-        self.changed(|_| Ok::<_, DeployedError>(generations::rollback(&self.path, to)?))
+    pub fn rollback(&self, to: Option<generations::Source>) -> Result<Rolled, DeployedError> {
+        self.changed(|_| Ok::<_, DeployedError>(generations::rollback(&self.path, &self.trust, to)?))
     }
 
     /// Keeps others from changing what is served while `work` does, and serves what the folder says afterwards: for those
@@ -157,7 +173,7 @@ impl Deployed {
     /// The first half of [`Deployed::adapt`], for those who decide themselves when a candidate takes over.
     ///
     /// # Errors
-    /// When the adaptation fails or is cancelled.
+    /// When nobody would be served the result, see [`generations::adaptable`]; when the adaptation fails or is cancelled.
     #[cfg(feature = "flex")]
     pub fn candidate(
         &self,
@@ -165,11 +181,14 @@ impl Deployed {
         recipe: &gabion_spec::Adapt,
         observer: &mut dyn FnMut(crate::adapt::Progress) -> std::ops::ControlFlow<()>,
     ) -> Result<Candidate, DeployedError> {
+        generations::adaptable(&self.trust)?;
+        // Another process may have withdrawn it: what comes of it would not be taken.
+        self.refresh()?;
         let serving = self.serving();
         let bundle = crate::Bundle::made_of(serving.stored.clone(), &burn::tensor::Device::flex())
             .map_err(|misfit| BundleError::Tensor { path: self.path.clone(), misfit })?;
         let adapted = crate::adapt::adapt(&bundle, local, recipe, observer)?;
-        Ok(Candidate { adapted, parent: serving.source })
+        Ok(Candidate { adapted, parent: serving.origin.clone() })
     }
 
     /// The second half: writes a candidate as the next generation, whose number is returned, and serves it.
@@ -185,7 +204,7 @@ impl Deployed {
 
     #[cfg(feature = "flex")]
     fn put(&self, candidate: &Candidate) -> Result<u64, DeployedError> {
-        let number = promote(&self.path, candidate.parent, &candidate.adapted.candidate)?;
+        let number = promote(&self.path, &self.trust, &candidate.parent, &candidate.adapted.candidate)?;
         self.renew()?;
         Ok(number)
     }
@@ -210,6 +229,7 @@ impl Deployed {
 fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
     // Without Burn nothing is made of them but answers.
     let read = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let standing = generations::standing(bundle)?;
     let served = generations::open(bundle, trust, read)?;
     let session = Session::of(&served.bundle)?;
     let session = match memory {
@@ -218,8 +238,9 @@ fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, D
     };
     Ok(Serving {
         session,
-        source: served.source,
+        origin: served.origin,
         skipped: served.skipped,
+        standing,
         #[cfg(feature = "burn")]
         stored: served.bundle,
     })
@@ -230,15 +251,21 @@ fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, D
 /// # Errors
 /// As [`generations::write`].
 #[cfg(feature = "burn")]
-pub fn promote(bundle: &Path, parent: Source, candidate: &crate::Bundle) -> Result<u64, GenerationError> {
+pub fn promote(
+    bundle: &Path,
+    trust: &Trust,
+    parent: &Origin,
+    candidate: &crate::Bundle,
+) -> Result<u64, GenerationError> {
     let precision = candidate.manifest.weights.precision;
-    let written = generations::write(bundle, parent, |dir| candidate.stored().write(dir, precision))?;
+    let written = generations::write(bundle, trust, parent, |dir| candidate.stored().write(dir, precision))?;
     Ok(written.number)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generations::Source;
     use crate::session::tests::stored;
     use crate::{Classify, Rgb};
     use gabion_spec::Precision;
@@ -255,19 +282,32 @@ mod tests {
         base.write(&dir, Precision::F32).unwrap();
         let deployed = Deployed::open(&dir, Trust::Any, None).unwrap();
         let old = deployed.serving();
-        assert_eq!(old.source, Source::Base);
+        assert_eq!(old.origin.source, Source::Base);
         let mut other = base.clone();
         other.tensors.get_mut("head.bias").unwrap().values[3] += 100.0;
-        generations::write(&dir, Source::Base, |dir| other.write(dir, Precision::F32)).unwrap();
+        generations::write(&dir, &Trust::Any, &deployed.serving().origin, |dir| other.write(dir, Precision::F32))
+            .unwrap();
         deployed.renew().unwrap();
         let new = deployed.serving();
-        assert_eq!(new.source, Source::Generation(1));
+        assert_eq!(new.origin.source, Source::Generation(1));
         let label = |serving: &Serving| serving.session.classify(&image(), &Classify::default()).unwrap().label;
         assert_eq!(label(&new), 3);
         let before = label(&old);
         assert_ne!(before, 3, "what was handed out stays what it was");
+        assert!(!deployed.refresh().unwrap(), "nothing has changed");
         assert_eq!(deployed.rollback(None).unwrap().to, Source::Base);
         assert_eq!(label(&deployed.serving()), before);
+        // What another process does is seen too.
+        let origin = deployed.serving().origin.clone();
+        generations::write(&dir, &Trust::Any, &origin, |dir| other.write(dir, Precision::F32)).unwrap();
+        assert!(deployed.refresh().unwrap());
+        assert_eq!(label(&deployed.serving()), 3);
+        generations::rollback(&dir, &Trust::Any, None).unwrap();
+        assert!(deployed.refresh().unwrap());
+        assert_eq!((label(&deployed.serving()), deployed.refresh().unwrap()), (before, false));
+        other.write(&dir, Precision::F32).unwrap();
+        assert!(deployed.refresh().unwrap(), "a base that was replaced");
+        assert_eq!(label(&deployed.serving()), 3);
     }
 
     #[test]
@@ -292,8 +332,10 @@ mod tests {
         base.write(&dir, Precision::F32).unwrap();
         let mut other = base.clone();
         other.tensors.get_mut("head.bias").unwrap().values[3] += 100.0;
-        generations::write(&dir, Source::Base, |dir| other.write(dir, Precision::F32)).unwrap();
         let deployed = Deployed::open(&dir, Trust::Any, None).unwrap();
+        generations::write(&dir, &Trust::Any, &deployed.serving().origin, |dir| other.write(dir, Precision::F32))
+            .unwrap();
+        deployed.renew().unwrap();
         assert!(matches!(deployed.elsewhere(Choice::Cpu), Ok((None, _))));
         let required = std::env::var_os("GABION_REQUIRE_GPU").is_some_and(|value| value == "1");
         let session = match deployed.elsewhere(Choice::Wgpu) {

@@ -29,7 +29,20 @@ pub fn write_with(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Resul
         Ok(_) => fs::canonicalize(path)?,
         Err(_) => path.to_path_buf(),
     };
-    let path = resolved.as_path();
+    replace(&resolved, content)
+}
+
+/// [`write()`] into a folder that others may have filled: what lies under the name, be it a link, is replaced and not
+/// followed.
+///
+/// # Errors
+/// Whatever the system refuses; `path` is as it was and no temporary file is left.
+pub fn write_here(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, |file| file.write_all(bytes))
+}
+
+/// Gives a new file this very name.
+fn replace(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut temporary = Temporary { path: temporary_of(path)?, renamed: false };
     // What lies under this name was left by a crashed process of the same number.
     let _ = fs::remove_file(&temporary.path);
@@ -128,6 +141,23 @@ mod tests {
         let path = folder.path().join("file");
         let held = allocation_counter::measure(|| write(&path, b"whole").unwrap()).bytes_current;
         assert_eq!((held, fs::read(&path).unwrap()), (0, b"whole".to_vec()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_of_others_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| folder.path().join(name));
+        fs::write(&file, b"kept").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &pipe).unwrap();
+        for path in [&link, &pipe] {
+            write_here(path, b"new").unwrap();
+            assert!(fs::symlink_metadata(path).unwrap().is_file());
+            assert_eq!(fs::read(path).unwrap(), b"new");
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"kept");
+        write_here(folder.path(), b"new").unwrap_err();
     }
 
     #[test]

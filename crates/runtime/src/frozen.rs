@@ -1,7 +1,7 @@
 //! A bundle's network prepared for the CPU: whole images to logits, and gradients of the pixels, without Burn.
 
-use crate::Stored;
 use crate::weights::Tensor;
+use crate::{BundleError, Stored};
 use gabion_kernels::{Builder, Filter};
 pub use gabion_kernels::{Frozen, Precision, Value};
 use gabion_spec::{Encoder, Input, Stem};
@@ -21,24 +21,37 @@ pub struct Network {
 
 /// The network of a stored bundle on images of `input`'s size.
 ///
+/// # Errors
+/// When a folded weight is not finite.
+///
 /// # Panics
 /// When a tensor is missing or has another shape, which [`Stored::read`] excludes.
-pub fn network(stored: &Stored, input: Input) -> Network {
+pub fn network(stored: &Stored, input: Input) -> Result<Network, BundleError> {
     network_in(Precision::F32, stored, input)
 }
 
 /// [`network`], multiplying in `precision`.
 ///
+/// # Errors
+/// As it does.
+///
 /// # Panics
 /// As it does.
-pub fn network_in(precision: Precision, stored: &Stored, input: Input) -> Network {
-    build(precision, &stored.manifest.encoder, input, &stored.tensors)
+pub fn network_in(precision: Precision, stored: &Stored, input: Input) -> Result<Network, BundleError> {
+    let built = build(precision, &stored.manifest.encoder, input, &stored.tensors);
+    built.map_err(|layer| BundleError::Overflow { name: stored.manifest.name.clone(), layer })
 }
 
-fn build(precision: Precision, encoder: &Encoder, input: Input, tensors: &BTreeMap<String, Tensor>) -> Network {
+/// The network, or the normalisation that overflows.
+fn build(
+    precision: Precision,
+    encoder: &Encoder,
+    input: Input,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<Network, String> {
     let size = [3, input.height as usize, input.width as usize];
     let (net, x) = Builder::new(size, &[1.0; 3], &[0.0; 3]);
-    let mut layers = Layers { net: net.with(precision), tensors };
+    let mut layers = Layers { net: net.with(precision), tensors, overflow: None };
     let (stem, pools) = match encoder.stem {
         Stem::Cifar => (Filter { kernel: 3, stride: 1, padding: 1 }, false),
         Stem::Imagenet => (Filter { kernel: 7, stride: 2, padding: 3 }, true),
@@ -58,12 +71,17 @@ fn build(precision: Precision, encoder: &Encoder, input: Input, tensors: &BTreeM
     if let (Some(weight), Some(bias)) = (tensors.get("head.weight"), tensors.get("head.bias")) {
         layers.net.linear(feature, &weight.values, &bias.values, false);
     }
-    Network { net: layers.net.build(), feature }
+    match layers.overflow {
+        Some(layer) => Err(layer),
+        None => Ok(Network { net: layers.net.build(), feature }),
+    }
 }
 
 struct Layers<'a> {
     net: Builder,
     tensors: &'a BTreeMap<String, Tensor>,
+    /// The first normalisation whose fold is not finite.
+    overflow: Option<String>,
 }
 
 impl Layers<'_> {
@@ -113,7 +131,7 @@ impl Layers<'_> {
     /// A batch normalisation by running statistics is a scale and a shift of each output, which the weights before it
     /// can bear. In f64, rounded once.
     #[allow(clippy::cast_possible_truncation)]
-    fn fold(&self, mut weight: Vec<f32>, bias: Option<Vec<f32>>, norm: &str) -> (Vec<f32>, Vec<f32>) {
+    fn fold(&mut self, mut weight: Vec<f32>, bias: Option<Vec<f32>>, norm: &str) -> (Vec<f32>, Vec<f32>) {
         let part = |what: &str| &self.tensor(&format!("{norm}.{what}")).values;
         let (gamma, beta, mean, var) = (part("weight"), part("bias"), part("running_mean"), part("running_var"));
         let outputs = gamma.len();
@@ -126,6 +144,9 @@ impl Layers<'_> {
             }
             let before = bias.as_ref().map_or(0.0, |bias| f64::from(bias[out])) - f64::from(mean[out]);
             folded.push((before * scale + f64::from(beta[out])) as f32);
+        }
+        if self.overflow.is_none() && !weight.iter().chain(&folded).all(|value| value.is_finite()) {
+            self.overflow = Some(norm.into());
         }
         (weight, folded)
     }
@@ -167,7 +188,7 @@ mod tests {
             let input = Input { height: side as u32, width: side as u32 };
             let manifest = crate::session::tests::manifest(encoder, projector, input, 6);
             let stored = Bundle { manifest, model, head: Some(head) }.stored();
-            let Network { net, .. } = network(&stored, input);
+            let Network { net, .. } = network(&stored, input).unwrap();
             let (mut found, mut dx) = (vec![0.0; 18], vec![0.0; x.len()]);
             let twice = |logits: &[f32]| logits.iter().map(|logit| 2.0 * logit).collect();
             net.gradient(&x, net.last(), &mut { twice }, &mut found, &mut dx);

@@ -28,7 +28,7 @@ mod write;
 pub use error::{Fault, GenerationError};
 pub(crate) use record::whole;
 pub use record::{RECORD, Record};
-pub use write::{Rolled, Written, rollback, write};
+pub use write::{Rolled, Written, adaptable, rollback, write};
 
 use crate::bundle::{MANIFEST, MANIFEST_BYTES};
 use crate::signature::{Trust, verify_beside};
@@ -74,13 +74,22 @@ impl fmt::Display for Source {
     }
 }
 
+/// What adapted weights came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The weights that were adapted.
+    pub source: Source,
+    /// SHA-256 of the base's, lowercase hexadecimal.
+    pub base: String,
+}
+
 /// What was opened.
 #[derive(Debug)]
 pub struct Served<T> {
     /// As `read` made it.
     pub bundle: T,
-    /// Where it came from.
-    pub source: Source,
+    /// Where it came from, and what is adapted from it.
+    pub origin: Origin,
     /// Newer generations that were passed over, the newest first.
     pub skipped: Vec<Skipped>,
 }
@@ -130,10 +139,7 @@ pub fn open<T: AsRef<Manifest>>(
     trust: &Trust,
     read: impl Fn(&Path) -> Result<T, BundleError>,
 ) -> Result<Served<T>, GenerationError> {
-    let (bytes, base) = manifest_of(bundle)?;
-    if let Some(key) = trust.key() {
-        verify_beside(bundle, &bytes, key)?;
-    }
+    let base = trusted_base(bundle, trust)?;
     let mut restarts = 0;
     'again: loop {
         let mut skipped = Vec::new();
@@ -143,7 +149,10 @@ pub fn open<T: AsRef<Manifest>>(
                 if *opened.as_ref() == manifest { Ok(opened) } else { Err(Fault::Changed) }
             });
             match opened {
-                Ok(bundle) => return Ok(Served { bundle, source: Source::Generation(number), skipped }),
+                Ok(bundle) => {
+                    let origin = Origin { source: Source::Generation(number), base: base.weights.sha256 };
+                    return Ok(Served { bundle, origin, skipped });
+                }
                 // A writer removed it: there are newer ones, or it was withdrawn.
                 Err(_) if restarts < RESTARTS && fs::symlink_metadata(&path).is_err() => {
                     restarts += 1;
@@ -156,8 +165,28 @@ pub fn open<T: AsRef<Manifest>>(
         if *opened.as_ref() != base {
             return Err(GenerationError::Changed { path: bundle.join(MANIFEST) });
         }
-        return Ok(Served { bundle: opened, source: Source::Base, skipped });
+        let origin = Origin { source: Source::Base, base: base.weights.sha256 };
+        return Ok(Served { bundle: opened, origin, skipped });
     }
+}
+
+/// What decides what is served, seen without reading weights: while it is the same, so is what [`open`] finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// SHA-256 of the base's manifest, lowercase hexadecimal.
+    pub base: String,
+    /// The numbers that are not withdrawn, the newest first.
+    pub live: Vec<u64>,
+}
+
+/// Where a bundle stands now.
+///
+/// # Errors
+/// When the base's manifest cannot be read, or generations cannot be listed.
+pub fn standing(bundle: &Path) -> Result<Standing, GenerationError> {
+    let (bytes, _) = manifest_of(bundle)?;
+    let live = Names::read(bundle)?.live.into_iter().map(|(number, _)| number).collect();
+    Ok(Standing { base: record::sha256(&bytes), live })
 }
 
 /// Every generation in the folder, the newest first, each read and its weights hashed.
@@ -165,10 +194,7 @@ pub fn open<T: AsRef<Manifest>>(
 /// # Errors
 /// As [`open`], but for the base's weights, which are not read.
 pub fn list(bundle: &Path, trust: &Trust) -> Result<Vec<Listed>, GenerationError> {
-    let (bytes, base) = manifest_of(bundle)?;
-    if let Some(key) = trust.key() {
-        verify_beside(bundle, &bytes, key)?;
-    }
+    let base = trusted_base(bundle, trust)?;
     let names = Names::read(bundle)?;
     let live = names.live.into_iter().map(|(number, path)| {
         let state = match sound(&path, number, &base, trust) {
@@ -181,6 +207,18 @@ pub fn list(bundle: &Path, trust: &Trust) -> Result<Vec<Listed>, GenerationError
     let mut listed: Vec<_> = live.chain(withdrawn).collect();
     listed.sort_by_key(|listed| std::cmp::Reverse(listed.number));
     Ok(listed)
+}
+
+/// The base's manifest.
+///
+/// # Errors
+/// When it cannot be read or is not trusted.
+fn trusted_base(bundle: &Path, trust: &Trust) -> Result<Manifest, GenerationError> {
+    let (bytes, base) = manifest_of(bundle)?;
+    if let Some(key) = trust.key() {
+        verify_beside(bundle, &bytes, key)?;
+    }
+    Ok(base)
 }
 
 /// A manifest and the bytes that it was parsed from.

@@ -46,7 +46,7 @@ pub use deployed::{Deployed, DeployedError, Serving};
 #[cfg(feature = "burn")]
 pub use devices::{Choice, DeviceError, Limits, Offered, choose, offered};
 pub use gabion_kernels::{Level, VARIABLE as LEVEL_VARIABLE};
-pub use generations::{GenerationError, Served, Source};
+pub use generations::{GenerationError, Origin, Served, Source};
 pub use picture::{PictureError, Rgb};
 #[cfg(feature = "burn")]
 pub use pipeline::{Pipeline, PipelineError, Wanted};

@@ -134,6 +134,9 @@ pub enum ClassifyError {
         /// Bytes that were allowed.
         budget: u64,
     },
+    /// Logits that are no numbers: there is no answer.
+    #[error("the network's answer is not finite: its weights overflow on this picture, use another bundle")]
+    NotFinite,
     /// The crops could not be made.
     #[cfg(feature = "burn")]
     #[error(transparent)]
@@ -177,13 +180,13 @@ impl Session {
     /// A session on the CPU of a bundle that was read.
     ///
     /// # Errors
-    /// When it has no head.
+    /// When it has no head, or its weights are beyond f32 once they are prepared.
     pub fn of(stored: &Stored) -> Result<Self, BundleError> {
         let manifest = stored.manifest.clone();
         if manifest.head.is_none() {
             return Err(BundleError::NoHead { name: manifest.name });
         }
-        let engine = Engine::Cpu(Box::new(network(stored, manifest.input)));
+        let engine = Engine::Cpu(Box::new(network(stored, manifest.input)?));
         Ok(Self { augment: crops(&manifest), manifest, engine, memory: None })
     }
 
@@ -393,7 +396,7 @@ impl Stream<'_> {
     /// See [`Session::classify`]; what is returned is overwritten by the next image.
     ///
     /// # Errors
-    /// When the image makes no sense.
+    /// When the image makes no sense, or the answer to it is not finite.
     pub fn classify(&mut self, image: &Rgb) -> Result<&Prediction, ClassifyError> {
         let start = Instant::now();
         let Rgb { height, width, ref pixels } = *image;
@@ -407,7 +410,7 @@ impl Stream<'_> {
         if views == 1 {
             self.whole(image);
             self.session.logits(Seen::Pixels, &mut self.pixels, self.ballot.room(1))?;
-            self.ballot.counted();
+            self.count()?;
         } else {
             let source = Source::bytes(pixels, [rows, columns]);
             let step = if confidence < 1.0 { self.batch.min(FEWEST) } else { self.batch };
@@ -420,7 +423,7 @@ impl Stream<'_> {
                 self.draws.extend((from..views.min(from + step)).map(draw));
                 let room = self.ballot.room(self.draws.len() as u32);
                 session.logits(Seen::Crops(source, &self.draws), &mut self.pixels, room)?;
-                self.ballot.counted();
+                self.count()?;
                 if self.ballot.settled(views, confidence, looks) {
                     break;
                 }
@@ -436,6 +439,12 @@ impl Stream<'_> {
         said.margin = said.probabilities[said.label] - next;
         said.milliseconds = start.elapsed().as_secs_f64() * 1e3;
         Ok(&self.said)
+    }
+
+    /// Takes the logits that were written into account.
+    fn count(&mut self) -> Result<(), ClassifyError> {
+        self.ballot.counted();
+        if self.ballot.is_finite() { Ok(()) } else { Err(ClassifyError::NotFinite) }
     }
 
     /// The largest centred part of the input's shape, `[3, height, width]` in `[0, 1]`, into the memory for pixels.

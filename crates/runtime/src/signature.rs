@@ -164,7 +164,7 @@ pub fn keygen() -> Result<SecretKey, SignatureError> {
 pub fn sign(dir: &Path, key: &SecretKey) -> Result<(), SignatureError> {
     let manifest = crate::generations::whole(dir)?;
     let path = dir.join(SIGNATURE);
-    durable::write(&path, &sign_bytes(&manifest, key)).map_err(|source| SignatureError::Io {
+    durable::write_here(&path, &sign_bytes(&manifest, key)).map_err(|source| SignatureError::Io {
         doing: "write",
         path,
         source,

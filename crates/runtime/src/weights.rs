@@ -122,7 +122,7 @@ fn dtype(precision: Precision) -> Dtype {
 /// A safetensors file of `tensors`, the same bytes for the same values.
 ///
 /// # Errors
-/// A value that is not finite, or that half precision cannot hold.
+/// A value that is not finite, a negative variance, or what half precision cannot hold.
 pub(crate) fn encode(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
@@ -130,10 +130,7 @@ pub(crate) fn encode(
 ) -> Result<Vec<u8>, BundleError> {
     let mut encoded = BTreeMap::new();
     for (name, Tensor { shape, values }) in tensors {
-        if values.iter().any(|value| !value.is_finite()) {
-            let misfit = Misfit::NotFinite { name: name.clone() };
-            return Err(BundleError::Tensor { path: path.into(), misfit });
-        }
+        sensible(name, values.iter().copied()).map_err(|misfit| BundleError::Tensor { path: path.into(), misfit })?;
         let bytes: Vec<u8> = match precision {
             Precision::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Precision::F16 => {
@@ -154,8 +151,8 @@ pub(crate) fn encode(
         .map_err(|error| BundleError::Header { path: path.into(), why: error.to_string() })
 }
 
-/// The tensors of a safetensors file as f32, when they are `expected` ones of `precision`, all finite; of them those that
-/// are `wanted`.
+/// The tensors of a safetensors file as f32, when they are `expected` ones of `precision`, all finite and no variance
+/// negative; of them those that are `wanted`.
 ///
 /// # Errors
 /// The first thing wrong with the header or a tensor; nothing is allocated for the values before the header is right.
@@ -198,12 +195,16 @@ pub(crate) fn decode(
         }
         let wanted = wanted(name);
         let values = match precision {
-            Precision::F32 => finite(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)), wanted),
+            Precision::F32 => {
+                let values = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+                checked(name, values, wanted)
+            }
             Precision::F16 => {
-                finite(view.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()), wanted)
+                let values = view.data().as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32());
+                checked(name, values, wanted)
             }
         };
-        let values = values.ok_or_else(|| misfit(Misfit::NotFinite { name: name.into() }))?;
+        let values = values.map_err(misfit)?;
         if wanted {
             tensors.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), values });
         }
@@ -211,9 +212,21 @@ pub(crate) fn decode(
     Ok(tensors)
 }
 
-/// Values that are all finite, and no memory for those that nobody wants.
-fn finite(values: impl Iterator<Item = f32> + Clone, wanted: bool) -> Option<Vec<f32>> {
-    values.clone().all(f32::is_finite).then(|| if wanted { values.collect() } else { Vec::new() })
+/// Values that make sense, and no memory for those that nobody wants.
+fn checked(name: &str, values: impl Iterator<Item = f32> + Clone, wanted: bool) -> Result<Vec<f32>, Misfit> {
+    sensible(name, values.clone())?;
+    Ok(if wanted { values.collect() } else { Vec::new() })
+}
+
+/// Refuses what makes every answer a NaN.
+fn sensible(name: &str, mut values: impl Iterator<Item = f32> + Clone) -> Result<(), Misfit> {
+    if !values.clone().all(f32::is_finite) {
+        return Err(Misfit::NotFinite { name: name.into() });
+    }
+    if name.ends_with(".running_var") && values.any(|value| value < 0.0) {
+        return Err(Misfit::Negative { name: name.into() });
+    }
+    Ok(())
 }
 
 /// A JSON object in which no name stands twice; the safetensors crate takes the last of equals.

@@ -6,7 +6,7 @@
 mod support;
 
 use gabion_runtime::bundle::{MANIFEST, WEIGHTS};
-use gabion_runtime::generations::{self, GENERATIONS, State, list, rollback};
+use gabion_runtime::generations::{self, GENERATIONS, Origin, Rolled, State, list};
 use gabion_runtime::{GenerationError, Source, Stored, Trust};
 use gabion_spec::Precision;
 use std::collections::BTreeSet;
@@ -30,13 +30,13 @@ fn base(bundle: &Path) {
 #[allow(clippy::cast_precision_loss)]
 fn served(bundle: &Path) -> Source {
     let served = generations::open(bundle, &Trust::Any, Stored::read).unwrap();
-    let value = match served.source {
+    let value = match served.origin.source {
         Source::Base => 0.0,
         Source::Generation(number) => number as f32,
     };
-    assert_eq!(served.bundle.tensors, stored(value).tensors, "{}", served.source);
-    assert!(served.skipped.is_empty(), "{}: {:?}", served.source, served.skipped);
-    served.source
+    assert_eq!(served.bundle.tensors, stored(value).tensors, "{}", served.origin.source);
+    assert!(served.skipped.is_empty(), "{}: {:?}", served.origin.source, served.skipped);
+    served.origin.source
 }
 
 /// Writes a generation whose values are its number.
@@ -47,7 +47,13 @@ fn write(bundle: &Path, parent: Source) -> Result<u64, GenerationError> {
         let number: u64 = dir.file_name().unwrap().to_str().unwrap()[1..7].parse().unwrap();
         stored(number as f32).write(dir, Precision::F32)
     };
-    generations::write(bundle, parent, fill).map(|written| written.number)
+    let base = generations::open(bundle, &Trust::Any, Stored::read)?.origin.base;
+    let origin = Origin { source: parent, base };
+    generations::write(bundle, &Trust::Any, &origin, fill).map(|written| written.number)
+}
+
+fn rollback(bundle: &Path, to: Option<Source>) -> Result<Rolled, GenerationError> {
+    generations::rollback(bundle, &Trust::Any, to)
 }
 
 /// What lies in the folder of generations, sorted.
@@ -89,7 +95,7 @@ fn adapt(bundle: &Path) {
             let withdrawn: Vec<String> = rolled.withdrawn.iter().map(u64::to_string).collect();
             say(&format!("withdrew {to} {}", withdrawn.join(" ")));
         }
-        let source = generations::open(bundle, &Trust::Any, Stored::read).unwrap().source;
+        let source = generations::open(bundle, &Trust::Any, Stored::read).unwrap().origin.source;
         match write(bundle, source) {
             Ok(number) => say(&format!("promised {number}")),
             // Another writer has withdrawn what this one adapted.

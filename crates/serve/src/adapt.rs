@@ -60,6 +60,9 @@ pub enum Verdict {
 /// How an adapter reports: it is called as often as there is news, and says `false` once the adaptation is to end.
 pub type Report<'a> = &'a (dyn Fn(Progress) -> bool + Sync);
 
+/// A model's number, and the model.
+pub type Renewed = (u64, Arc<dyn Model>);
+
 /// Makes a new model of the present one and labelled pictures.
 pub trait Adapter: Send + Sync + 'static {
     /// Adapts, on a thread that may block. `generation` is that of the model that answers now.
@@ -67,6 +70,15 @@ pub trait Adapter: Send + Sync + 'static {
     /// # Errors
     /// A line that says what to do; the model stays.
     fn adapt(&self, lesson: Lesson, generation: u64, report: Report<'_>) -> Result<Verdict, String>;
+
+    /// The model and its number where another process has put it in the place of the one that answers; asked about every
+    /// second, on a thread that may block.
+    ///
+    /// # Errors
+    /// A line that says why what is there cannot answer; the model stays.
+    fn renewed(&self) -> Result<Option<Renewed>, String> {
+        Ok(None)
+    }
 }
 
 /// Where the one adaptation is.
@@ -86,6 +98,8 @@ enum State {
 pub struct School {
     state: Mutex<State>,
     stop: AtomicBool,
+    /// Of the one that runs.
+    cancel: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,7 +129,13 @@ impl School {
         if self.running() { Err(Refusal::new(StatusCode::CONFLICT, what)) } else { Ok(()) }
     }
 
-    pub fn begin(self: &Arc<Self>, shop: &Arc<Shop>, adapter: Arc<dyn Adapter>, lesson: Lesson) -> Result<(), Refusal> {
+    pub fn begin(
+        self: &Arc<Self>,
+        shop: &Arc<Shop>,
+        adapter: Arc<dyn Adapter>,
+        lesson: Lesson,
+        most: Duration,
+    ) -> Result<(), Refusal> {
         let mut state = self.state();
         if self.stop.load(Ordering::Relaxed) {
             return Err(Refusal::busy("the server stops", 1).closing());
@@ -125,21 +145,22 @@ impl School {
             return self.free();
         }
         let (school, shop) = (Arc::clone(self), Arc::clone(shop));
-        let run = move || school.run(&shop, &*adapter, lesson);
+        let run = move || school.run(&shop, &*adapter, lesson, most);
         let thread = thread::Builder::new().name("adaptation".into()).spawn(run);
         let thread = thread.map_err(|error| Refusal::busy(format!("no thread for an adaptation ({error})"), 1))?;
+        self.cancel.store(false, Ordering::Relaxed);
         *state = State::Running { since: Instant::now(), progress: Progress::default() };
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
     }
 
-    fn run(&self, shop: &Shop, adapter: &dyn Adapter, lesson: Lesson) {
+    fn run(&self, shop: &Shop, adapter: &dyn Adapter, lesson: Lesson, most: Duration) {
         let start = Instant::now();
         let report = |now| {
             if let State::Running { progress, .. } = &mut *self.state() {
                 *progress = now;
             }
-            !self.stop.load(Ordering::Relaxed)
+            !self.ends() && start.elapsed() < most
         };
         tracing::info!(images = lesson.images.len(), "adaptation begins");
         let generation = shop.live.now().number;
@@ -157,12 +178,35 @@ impl School {
             }
             Err(why) => {
                 shop.metrics.rejected.add(1);
-                json!({ "state": "over", "verdict": "failed", "why": why, "generation": generation })
+                let (verdict, why) = match () {
+                    () if self.ends() => ("cancelled", why),
+                    () if start.elapsed() >= most => {
+                        let seconds = most.as_secs_f64();
+                        ("failed", format!("it took longer than {seconds} s: ask for fewer steps"))
+                    }
+                    () => ("failed", why),
+                };
+                json!({ "state": "over", "verdict": verdict, "why": why, "generation": generation })
             }
         };
         over["seconds"] = json!(start.elapsed().as_secs_f64());
         tracing::info!(verdict = %over["verdict"], seconds = start.elapsed().as_secs_f64(), "adaptation is over");
         *self.state() = State::Over(over);
+    }
+
+    /// Whether the one that runs was told to end.
+    fn ends(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Tells the one that runs to end, which it does after its step; 409 where there is none.
+    pub fn cancel(&self) -> Result<(), Refusal> {
+        let state = self.state();
+        if !matches!(*state, State::Running { .. }) {
+            return Err(Refusal::new(StatusCode::CONFLICT, "no adaptation is under way: there is nothing to end"));
+        }
+        self.cancel.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Asks a running adaptation to end; its thread, to be joined.

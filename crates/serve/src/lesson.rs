@@ -6,22 +6,29 @@ use crate::refusal::Refusal;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use gabion_runtime::Rgb;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
-/// Longest adaptation that is taken.
-const MOST_SECONDS: f64 = 86_400.0;
+/// Most pictures of a lesson: what is counted is refused before memory is taken for it.
+const MOST_PICTURES: usize = 4096;
+/// Most steps.
+const MOST_STEPS: u32 = 100_000;
 
 /// What was asked, before anything of it was looked at.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
+    #[serde(deserialize_with = "counted")]
     images: Vec<File>,
+    #[serde(deserialize_with = "counted")]
     labels: Vec<Label>,
     seconds: Option<f64>,
     steps: Option<u32>,
@@ -53,23 +60,74 @@ enum Label {
     Either(String),
 }
 
-/// Reads a body that is here, as its content type says.
-///
-/// # Errors
-/// 400 where it is neither a form nor JSON, or has what a lesson has not.
-pub async fn asked(headers: &HeaderMap, body: Bytes) -> Result<Asked, Refusal> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if kind.trim_start().to_ascii_lowercase().starts_with("multipart/") {
-        return form(kind, body).await;
+/// At most so many, and no memory for more.
+fn counted<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Counted<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Counted<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            write!(f, "a list of at most {MOST_PICTURES}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(next) = seq.next_element()? {
+                if all.len() == MOST_PICTURES {
+                    return Err(A::Error::custom(format!("a list is longer than {MOST_PICTURES}, send less")));
+                }
+                all.push(next);
+            }
+            Ok(all)
+        }
     }
-    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not a lesson: {error}")))
+    deserializer.deserialize_seq(Counted(PhantomData))
 }
 
-async fn form(kind: &str, body: Bytes) -> Result<Asked, Refusal> {
+/// How a lesson is written.
+pub enum Kind {
+    Json,
+    /// With the whole of its content type.
+    Form(HeaderValue),
+}
+
+impl Kind {
+    /// From the content type.
+    ///
+    /// # Errors
+    /// 415 for another one: what a page of another site can send without asking is none of these, or a form.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let kind = headers.get(header::CONTENT_TYPE);
+        let text = kind.and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        match (text.split(';').next().unwrap_or_default().trim(), kind) {
+            ("application/json", _) => Ok(Self::Json),
+            ("multipart/form-data", Some(kind)) => Ok(Self::Form(kind.clone())),
+            _ => {
+                let what = "a lesson is application/json or multipart/form-data: say which in content-type";
+                Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what).closing())
+            }
+        }
+    }
+}
+
+/// Reads a body that is here.
+///
+/// # Errors
+/// 400 where it is not what it is said to be, or has what a lesson has not.
+pub async fn asked(kind: Kind, body: Bytes) -> Result<Asked, Refusal> {
+    match kind {
+        Kind::Form(kind) => form(kind, body).await,
+        Kind::Json => {
+            serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not a lesson: {error}")))
+        }
+    }
+}
+
+async fn form(kind: HeaderValue, body: Bytes) -> Result<Asked, Refusal> {
     let mut request = Request::new(Body::from(body));
     // The body was read by our own limits.
     DefaultBodyLimit::disable().apply(&mut request);
-    request.headers_mut().insert(header::CONTENT_TYPE, kind.parse().expect("it came as a header"));
+    request.headers_mut().insert(header::CONTENT_TYPE, kind);
     let broken = |why: String| {
         Refusal::bad(format!("the body is no form ({}): send multipart/form-data", why.replace('\n', " ")))
     };
@@ -78,6 +136,9 @@ async fn form(kind: &str, body: Bytes) -> Result<Asked, Refusal> {
     let mut form = form.map_err(|error| broken(error.body_text()))?;
     let mut asked = Asked::default();
     while let Some(field) = form.next_field().await.map_err(torn)? {
+        if asked.images.len().max(asked.labels.len()) > MOST_PICTURES {
+            return Err(Refusal::bad(format!("the form has more than {MOST_PICTURES} pictures or labels: send less")));
+        }
         let name = field.name().unwrap_or_default().to_string();
         match name.as_str() {
             "image" => asked.images.push(File::Whole(field.bytes().await.map_err(torn)?)),
@@ -111,15 +172,16 @@ impl Asked {
             let counts = format!("{} images and {} labels", images.len(), labels.len());
             return Err(Refusal::bad(format!("{counts}: give one or more images, and a label for each")));
         }
+        let most = settings.lesson_time.as_secs_f64();
         let time = match seconds {
             None => None,
-            Some(seconds) if seconds > 0.0 && seconds <= MOST_SECONDS => Some(Duration::from_secs_f64(seconds)),
+            Some(seconds) if seconds > 0.0 && seconds <= most => Some(Duration::from_secs_f64(seconds)),
             Some(seconds) => {
-                return Err(Refusal::bad(format!("seconds is {seconds}: use more than 0 and at most {MOST_SECONDS}")));
+                return Err(Refusal::bad(format!("seconds is {seconds}: use more than 0 and at most {most}")));
             }
         };
-        if steps == Some(0) {
-            return Err(Refusal::bad("steps is 0: use 1 or more"));
+        if let Some(steps) = steps.filter(|steps| !(1..=MOST_STEPS).contains(steps)) {
+            return Err(Refusal::bad(format!("steps is {steps}: use 1 to {MOST_STEPS}")));
         }
         let labels = labels.into_iter().map(|label| label.among(classes)).collect::<Result<_, _>>()?;
         let mut left = settings.lesson_pixels;

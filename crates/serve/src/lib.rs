@@ -3,7 +3,7 @@
 //! | route | what it does |
 //! |---|---|
 //! | `POST /classify` | a PNG, JPEG or WebP, or raw RGB with `width` and `height`; `views`, `confidence`, `seed` |
-//! | `POST /adapt` | labelled pictures, as JSON or as a form with files, to an [`Adapter`], in the background; `GET /adapt` says how far it is |
+//! | `POST /adapt` | labelled pictures, as JSON or as a form with files, to an [`Adapter`], in the background; `GET /adapt` says how far it is, `DELETE /adapt` ends it |
 //! | `GET /health` | 200 while requests are taken, 503 while the server stops |
 //! | `GET /metrics` | counters in Prometheus' text |
 //!
@@ -11,13 +11,17 @@
 //! computes, each with memory of its own, behind a queue of a fixed length; what finds it full is told to come back. A
 //! model is swapped whole, between two pictures of a worker. Whatever is wrong with a request is one line of JSON.
 //!
+//! A page of another site is refused: a browser would ask with whatever it may reach.
+//!
 //! There is no authentication and no TLS: it listens on the loopback address, or behind a proxy that has both.
 
 mod adapt;
+mod body;
 mod lesson;
 mod live;
 mod metrics;
 mod model;
+mod prompt;
 mod queue;
 mod refusal;
 mod routes;
@@ -25,7 +29,7 @@ mod server;
 mod settings;
 mod workers;
 
-pub use adapt::{Adapter, Lesson, Progress, Report, Verdict};
+pub use adapt::{Adapter, Lesson, Progress, Renewed, Report, Verdict};
 pub use model::{Model, Seat};
 pub use server::{Ended, ServeError, Served, Server};
 pub use settings::Settings;

@@ -1,32 +1,27 @@
 //! What is asked for, and by which limits.
 
 use crate::adapt::{Adapter, School};
+use crate::body::{Memory, read};
 use crate::lesson;
 use crate::metrics::Now;
 use crate::refusal::{Refusal, json_answer};
 use crate::workers::{Answer, Job, Picture, Shop};
 use crate::{Settings, server::Phase};
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gabion_runtime::Classify;
-use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
-
-/// Bytes of a permit for bodies.
-const GRAIN: usize = 1024;
-/// A body that is too large is read on for so long, so that its sender sees the answer.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What every request sees.
 pub struct House {
@@ -37,15 +32,10 @@ pub struct House {
     pub school: Arc<School>,
     pub adapter: Option<Arc<dyn Adapter>>,
     pub phase: Phase,
-    /// Memory for bodies, in grains.
-    pub bodies: Arc<Semaphore>,
-}
-
-impl House {
-    /// How many grains there are.
-    pub fn grains(settings: &Settings) -> usize {
-        (settings.bodies_bytes / GRAIN).clamp(1, Semaphore::MAX_PERMITS)
-    }
+    /// For pictures to classify.
+    pub bodies: Memory,
+    /// For lessons, which take nothing from those.
+    pub lessons: Memory,
 }
 
 type Here = State<Arc<House>>;
@@ -55,11 +45,12 @@ type Done = Result<Response, Refusal>;
 pub fn routes(house: Arc<House>) -> Router {
     Router::new()
         .route("/classify", post(classify))
-        .route("/adapt", post(adapt).get(adaptation))
+        .route("/adapt", post(adapt).get(adaptation).delete(cancel))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(ours))
         .layer(middleware::from_fn_with_state(Arc::clone(&house), counted))
         .with_state(house)
 }
@@ -89,15 +80,37 @@ async fn counted(State(house): Here, request: Request, next: Next) -> Response {
     response
 }
 
+/// Refuses what a page of another site makes a browser ask for: whoever reads that page may reach this address, and the page
+/// must not.
+async fn ours(request: Request, next: Next) -> Response {
+    if is_foreign(request.headers()) {
+        let what = "a page of another site asks: serve the page from this address, or ask without a browser";
+        return Refusal::new(StatusCode::FORBIDDEN, what).closing().into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a browser says that a page of another host, or of another port, asks.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(header::HOST);
+    let own = |origin: &HeaderValue| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        origin.zip(host).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
+    };
+    !headers.get(header::ORIGIN).is_none_or(own)
+        || text(header::HeaderName::from_static("sec-fetch-site")) == Some("cross-site")
+}
+
 async fn nothing(uri: Uri) -> Refusal {
-    let what = "use POST /classify, POST or GET /adapt, GET /health or GET /metrics";
+    let what = "use POST /classify, POST, GET or DELETE /adapt, GET /health or GET /metrics";
     Refusal::new(StatusCode::NOT_FOUND, format!("there is no {}: {what}", uri.path()))
 }
 
 async fn wrong_method(uri: Uri) -> Refusal {
     let way = match uri.path() {
         "/classify" => "POST",
-        "/adapt" => "POST or GET",
+        "/adapt" => "POST, GET or DELETE",
         _ => "GET",
     };
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} takes another method: use {way}", uri.path()))
@@ -148,7 +161,7 @@ async fn classify(State(house): Here, uri: Uri, headers: HeaderMap, body: Body) 
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, what));
     }
     let most = raw.map_or(settings.body_bytes, |(width, height)| settings.body_bytes.min(3 * width * height));
-    let (bytes, share) = read(&house, &headers, body, most).await?;
+    let (bytes, share) = read(settings, &house.bodies, &headers, body, most).await?;
     let picture = match raw {
         None => Picture::File(bytes, settings.pixels),
         Some((width, height)) => Picture::Raw { height, width, pixels: bytes },
@@ -201,73 +214,17 @@ fn told(Answer { prediction, generation, classes }: &Answer) -> Response {
     json_answer(StatusCode::OK, &value)
 }
 
-/// A body of at most so many bytes, in time, with its share of the memory for bodies.
-async fn read(
-    house: &House,
-    headers: &HeaderMap,
-    mut body: Body,
-    most: usize,
-) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
-    let settings = &house.settings;
-    let large = |what: String| {
-        let what = format!("{what}, above the limit of {most}: send less");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, what).closing()
-    };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = length.filter(|&length| length > most as u64) {
-        // Who asks before sending has not sent.
-        if !headers.contains_key(header::EXPECT) {
-            linger(body).await;
-        }
-        return Err(large(format!("the body has {length} bytes")));
-    }
-    let wanted = length.map_or(most, |length| usize::try_from(length).unwrap_or(most));
-    let grains = u32::try_from(wanted.div_ceil(GRAIN)).unwrap_or(u32::MAX);
-    let share = Arc::clone(&house.bodies).try_acquire_many_owned(grains);
-    let share = share.map_err(|_| Refusal::busy("too many bodies are on their way: try again in 1 s", 1).closing())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length.map_or(0, |_| wanted)).map_err(|_| Refusal::busy("no memory: try again", 1))?;
-    let whole = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::bad("the body was cut short: send it again").closing())?;
-            let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > most {
-                return Ok(false);
-            }
-            bytes.extend_from_slice(&data);
-        }
-        Ok(true)
-    };
-    match timeout(settings.body_time, whole).await {
-        Ok(Ok(true)) => Ok((bytes.into(), share)),
-        Ok(Ok(false)) => {
-            linger(body).await;
-            Err(large("the body goes on".into()))
-        }
-        Ok(Err(refusal)) => Err(refusal),
-        Err(_) => {
-            let seconds = settings.body_time.as_secs_f64();
-            let what = format!("the body took longer than {seconds} s: send it faster, or less");
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, what).closing())
-        }
-    }
-}
-
-/// Reads on for a moment and keeps nothing: a connection that is closed with bytes unread takes its answer with it.
-async fn linger(mut body: Body) {
-    let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
-}
-
 async fn adapt(State(house): Here, headers: HeaderMap, body: Body) -> Done {
     let adapter = adapter(&house)?;
+    let kind = lesson::Kind::of(&headers)?;
     house.school.free()?;
-    let (body, share) = read(&house, &headers, body, house.settings.lesson_bytes).await?;
+    let (body, share) = read(&house.settings, &house.lessons, &headers, body, house.settings.lesson_bytes).await?;
     let read = {
         let (house, here) = (Arc::clone(&house), Handle::current());
         // Many pictures are decoded; this thread has connections to look after.
         tokio::task::spawn_blocking(move || {
             let model = house.shop.live.now().model;
-            let asked = here.block_on(lesson::asked(&headers, body));
+            let asked = here.block_on(lesson::asked(kind, body));
             let read = asked.and_then(|asked| asked.lesson(model.classes(), &house.settings));
             drop(share);
             read
@@ -276,13 +233,19 @@ async fn adapt(State(house): Here, headers: HeaderMap, body: Body) -> Done {
     let broke =
         |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the pictures broke the reader: see the server's log");
     let lesson = read.await.map_err(broke)??;
-    house.school.begin(&house.shop, adapter, lesson)?;
+    house.school.begin(&house.shop, adapter, lesson, house.settings.lesson_time)?;
     Ok(json_answer(StatusCode::ACCEPTED, &house.school.report()))
 }
 
 async fn adaptation(State(house): Here) -> Done {
     adapter(&house)?;
     Ok(json_answer(StatusCode::OK, &house.school.report()))
+}
+
+async fn cancel(State(house): Here) -> Done {
+    adapter(&house)?;
+    house.school.cancel()?;
+    Ok(json_answer(StatusCode::ACCEPTED, &house.school.report()))
 }
 
 fn adapter(house: &House) -> Result<Arc<dyn Adapter>, Refusal> {

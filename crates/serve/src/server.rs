@@ -1,8 +1,10 @@
 //! Connections, and the server's end.
 
 use crate::adapt::Adapter;
+use crate::body::Memory;
 use crate::live::{Generation, Live};
 use crate::metrics::Metrics;
+use crate::prompt::Prompt;
 use crate::queue::Queue;
 use crate::routes::{House, routes};
 use crate::workers::{Shop, hire};
@@ -24,6 +26,9 @@ use tokio::time::{sleep, timeout};
 
 /// Before another try to accept where the system had no file or memory left.
 const BREATH: Duration = Duration::from_millis(50);
+
+/// Between two looks for what another process changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is served.
 pub struct Served {
@@ -114,7 +119,8 @@ impl Server {
         });
         let workers = hire(&shop, settings.workers, settings.threads)?;
         let house = Arc::new(House {
-            bodies: Arc::new(Semaphore::new(House::grains(&settings))),
+            bodies: Memory::new(settings.bodies_bytes),
+            lessons: Memory::new(settings.lessons_bytes.max(settings.lesson_bytes)),
             settings,
             name,
             device,
@@ -204,6 +210,7 @@ async fn serve(house: &Arc<House>, listener: TcpListener, mut stopped: mpsc::Unb
     http.timer(TokioTimer::new()).header_read_timeout(settings.head_time).max_buf_size(settings.head_bytes.max(8192));
     let connections = Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS)));
     let ends = GracefulShutdown::new();
+    let looks = tokio::spawn(look(Arc::clone(house)));
     loop {
         let accepted = async {
             let place = Arc::clone(&connections).acquire_owned().await.expect("it is never closed");
@@ -223,7 +230,8 @@ async fn serve(house: &Arc<House>, listener: TcpListener, mut stopped: mpsc::Unb
         // An answer is one packet; nothing is gained by waiting for a second.
         let _ = socket.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = ends.watch(http.serve_connection(TokioIo::new(socket), service));
+        let connection =
+            ends.watch(http.serve_connection(TokioIo::new(Prompt::new(socket, settings.write_time)), service));
         let house = Arc::clone(house);
         tokio::spawn(async move {
             let _place = place;
@@ -233,10 +241,39 @@ async fn serve(house: &Arc<House>, listener: TcpListener, mut stopped: mpsc::Unb
             }
         });
     }
+    looks.abort();
     drop(listener);
     house.phase.0.store(true, Ordering::Relaxed);
     let until = Instant::now() + settings.stop_time;
     timeout(settings.stop_time, ends.shutdown()).await.ok().map(|()| until)
+}
+
+/// Takes over what another process changed, such as a rollback; between adaptations, which do so themselves.
+async fn look(house: Arc<House>) {
+    let Some(adapter) = house.adapter.clone() else { return };
+    let mut trouble = None;
+    loop {
+        sleep(LOOK).await;
+        if house.school.running() {
+            continue;
+        }
+        let adapter = Arc::clone(&adapter);
+        match tokio::task::spawn_blocking(move || adapter.renewed()).await {
+            Ok(Ok(None)) => trouble = None,
+            Ok(Ok(Some((number, model)))) => {
+                trouble = None;
+                house.shop.live.swap(Generation { number, model });
+                tracing::info!(generation = number, "another process changed what is served");
+            }
+            // Once, and not every second.
+            Ok(Err(why)) if trouble.as_ref() == Some(&why) => {}
+            Ok(Err(why)) => {
+                tracing::warn!(why, "what another process left cannot be served");
+                trouble = Some(why);
+            }
+            Err(error) => tracing::error!(%error, "the look for a change broke"),
+        }
+    }
 }
 
 /// Lets workers and adaptation end, until the deadline; what is late is left to the process's end.

@@ -21,8 +21,12 @@ pub struct Settings {
     pub lesson_bytes: usize,
     /// Most pixels of all its pictures together.
     pub lesson_pixels: u64,
-    /// Most bytes of all bodies that are here at once.
+    /// Longest adaptation; then it is told to end.
+    pub lesson_time: Duration,
+    /// Most bytes of all pictures to classify that are here at once.
     pub bodies_bytes: usize,
+    /// Most bytes of all requests for adaptation that are here at once.
+    pub lessons_bytes: usize,
     /// Most connections at once; others wait to be accepted.
     pub connections: usize,
     /// Most bytes of a request's head.
@@ -31,6 +35,10 @@ pub struct Settings {
     pub head_time: Duration,
     /// For a request's body.
     pub body_time: Duration,
+    /// Bytes a second that a body has to keep to, after its first seconds.
+    pub body_rate: usize,
+    /// For a client to read some of an answer.
+    pub write_time: Duration,
     /// From a body's last byte to the answer.
     pub answer_time: Duration,
     /// For what is under way when the server is told to stop.
@@ -49,11 +57,15 @@ impl Default for Settings {
             body_bytes: 8 << 20,
             lesson_bytes: 64 << 20,
             lesson_pixels: 64 << 20,
+            lesson_time: Duration::from_secs(3600),
             bodies_bytes: 256 << 20,
+            lessons_bytes: 128 << 20,
             connections: 1024,
             head_bytes: 16 << 10,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
+            body_rate: 16 << 10,
+            write_time: Duration::from_secs(30),
             answer_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(10),
         }

@@ -1,18 +1,19 @@
 //! Threads that decode and classify, each at a seat of its own.
 
+use crate::body::Share;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::refusal::Refusal;
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use gabion_runtime::{Classify, PictureError, Prediction, Rgb};
+use gabion_runtime::{Classify, ClassifyError, PictureError, Prediction, Rgb};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 /// A picture as it came.
 pub enum Picture {
@@ -29,7 +30,7 @@ pub struct Job {
     /// Dropped without an answer where the worker broke; closed where the client has gone.
     pub answer: oneshot::Sender<Result<Answer, Refusal>>,
     /// The picture's share of the memory for bodies.
-    pub share: OwnedSemaphorePermit,
+    pub share: Share,
 }
 
 /// What a worker says.
@@ -100,7 +101,7 @@ fn sit(shop: &Shop, first: Job) -> Option<Job> {
             let busy = shop.metrics.busy.one();
             let start = Instant::now();
             let said = read(picture).and_then(|image| {
-                let said = seat.classify(&image, options).map_err(|error| Refusal::bad(error.to_string()))?;
+                let said = seat.classify(&image, options).map_err(refused)?;
                 shop.metrics.images.add(1);
                 shop.metrics.views.add(said.views.into());
                 Ok(Answer {
@@ -117,6 +118,13 @@ fn sit(shop: &Shop, first: Job) -> Option<Job> {
         next = shop.queue.pop();
     }
     None
+}
+
+/// The client's fault, or the model's.
+fn refused(error: ClassifyError) -> Refusal {
+    let ours = matches!(error, ClassifyError::NotFinite);
+    let status = if ours { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_REQUEST };
+    Refusal::new(status, error.to_string())
 }
 
 fn read(picture: Picture) -> Result<Rgb, Refusal> {

@@ -89,7 +89,8 @@ fn a_model_that_breaks_takes_nobody_with_it() {
     for _ in 0..10 {
         assert_eq!(once(address, "POST", RAW, &[0; 3]).status, 200);
     }
-    assert_eq!(metric(address, "gabion_worker_panics_total"), 10.0);
+    // Counted once it is cleared away, which is after the answer.
+    soon("10 panics", || metric(address, "gabion_worker_panics_total") == 10.0);
     assert_eq!((metric(address, "gabion_workers_busy"), metric(address, "gabion_queue_depth")), (0.0, 0.0));
     assert!(server.stop().finished);
 }
@@ -101,6 +102,7 @@ fn what_is_under_way_is_finished_before_the_end() {
     let address = server.address();
     let idle = connect(address);
     let clients: Vec<_> = (0..4).map(|_| thread::spawn(move || once(address, "POST", RAW, &[0; 3]))).collect();
+    soon("a busy worker", || metric(address, "gabion_workers_busy") == 1.0);
     soon("three wait", || metric(address, "gabion_queue_depth") == 3.0);
     let end = thread::spawn(move || server.stop());
     // Nobody else gets in.

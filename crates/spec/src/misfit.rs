@@ -12,6 +12,7 @@ pub enum Misfit {
     Extra { name: String },
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     NotFinite { name: String },
+    Negative { name: String },
 }
 
 impl fmt::Display for Misfit {
@@ -23,6 +24,7 @@ impl fmt::Display for Misfit {
                 write!(f, "tensor `{name}` has shape {found:?}, the model needs {expected:?}")
             }
             Self::NotFinite { name } => write!(f, "tensor `{name}` holds a NaN or an infinity"),
+            Self::Negative { name } => write!(f, "tensor `{name}` holds a variance below 0"),
         }
     }
 }

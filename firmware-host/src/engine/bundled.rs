@@ -178,7 +178,7 @@ impl Engine for Bundled {
         if self.candidate().take().is_some() {
             return Ok(());
         }
-        if deployed.serving().source == Source::Base {
+        if deployed.serving().origin.source == Source::Base {
             return Err(EngineError::NoWeights("earlier"));
         }
         deployed.rollback(None).map(drop).map_err(failed("going back"))

@@ -9,8 +9,8 @@ use gabion_runtime::adapt::folder::Folder;
 use gabion_runtime::adapt::source::SOURCE;
 use gabion_runtime::adapt::{self, Figures, Report};
 use gabion_runtime::deployed::promote;
-use gabion_runtime::{Adapted, Bundle, Local, Verdict, durable, generations};
-use gabion_spec::{Adapt, Budget, LocalObjective, Pixels, Scope};
+use gabion_runtime::{Adapted, Bundle, Local, Trust, Verdict, durable, generations};
+use gabion_spec::{Adapt, Budget, LocalObjective, Manifest, Pixels, Scope};
 use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -119,10 +119,11 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
     if let Some(report) = &arguments.report {
         crate::bench::ensure_place(report)?;
     }
+    let trust = arguments.trust.resolve()?;
+    generations::adaptable(&trust)?;
     let (device, offered) = arguments.device.choose(output)?;
     let path = bundle_path(&arguments.bundle);
-    let trust = arguments.trust.resolve()?;
-    let generations::Served { bundle, source: parent, skipped } =
+    let generations::Served { bundle, origin, skipped } =
         generations::open(&path, &trust, |dir| Bundle::open(dir, &device))?;
     for skipped in &skipped {
         output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
@@ -131,10 +132,8 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
     let folder = |path: &Path| Folder::open(path, &bundle.manifest.classes, size);
     let samples = folder(&arguments.samples)?;
     let guard = arguments.guard.as_deref().map(folder).transpose()?;
-    let source = path.join(SOURCE);
-    let source = source.exists().then(|| Source::read(&source, &bundle.manifest)).transpose()?;
-    if source.is_none() && recipe.rehearsal > 0.0 {
-        output.note(format!("no {SOURCE} beside the bundle: nothing is rehearsed; `gabion source` writes one"));
+    let source = if recipe.rehearsal > 0.0 { source(&path, &trust, &bundle.manifest, output)? } else { None };
+    if source.is_none() {
         recipe.rehearsal = 0.0;
     }
     let local = Local {
@@ -159,7 +158,7 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
     progress.finish();
     let Adapted { candidate, verdict, report } = adapted;
     let generation = match verdict {
-        Verdict::Promoted => Some(promote(&path, parent, &candidate)?),
+        Verdict::Promoted => Some(promote(&path, &trust, &origin, &candidate)?),
         Verdict::Refused { .. } => None,
     };
     let value = json!({
@@ -191,6 +190,20 @@ fn within(arguments: &Arguments, output: &Output, stopped: &dyn Fn() -> bool) ->
             Err(anyhow::anyhow!("refused, the bundle stays as it was: {}", lost.join("; ")).into())
         }
     }
+}
+
+/// What is rehearsed. A signature does not cover it, so that where one is required it could be a stranger's.
+fn source(bundle: &Path, trust: &Trust, manifest: &Manifest, output: &Output) -> Result<Option<Source>, Failure> {
+    let path = bundle.join(SOURCE);
+    if std::fs::symlink_metadata(&path).is_err() {
+        output.note(format!("no {SOURCE} beside the bundle: nothing is rehearsed; `gabion source` writes one"));
+        return Ok(None);
+    }
+    if trust.key().is_some() {
+        output.note(format!("{SOURCE} is signed by nobody: nothing is rehearsed"));
+        return Ok(None);
+    }
+    Ok(Some(Source::read(&path, manifest)?))
 }
 
 fn summary(report: &Report, verdict: &Verdict, generation: Option<u64>) -> String {

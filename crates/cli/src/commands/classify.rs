@@ -1,6 +1,8 @@
 use super::{DeviceArguments, PipelineArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, table};
-use gabion_runtime::{Bundle, Classify, Rgb, Session, Source, generations};
+#[cfg(feature = "candle")]
+use gabion_runtime::Stored;
+use gabion_runtime::{Bundle, Classify, Rgb, Served, Session, Source, generations};
 use gabion_spec::Precision;
 use serde_json::json;
 use std::path::PathBuf;
@@ -59,24 +61,19 @@ enum Engine {
 }
 
 fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
-    let bundle = bundle_path(&arguments.bundle);
+    let path = bundle_path(&arguments.bundle);
+    let trust = arguments.trust.resolve()?;
     #[cfg(feature = "candle")]
     if arguments.engine == Engine::Candle {
         let device = arguments.device.candle()?;
         output.note(format!("device: Candle's {:?}", device.location()));
-        return Ok(Session::open_candle(&bundle, &device)?);
+        let stored = opened(generations::open(&path, &trust, Stored::read)?, output);
+        return Ok(Session::of_candle(&stored, &device)?);
     }
     let wanted = arguments.pipeline.wanted()?;
-    let trust = arguments.trust.resolve()?;
     let (device, offered) = arguments.device.choose(output)?;
-    let served = generations::open(&bundle, &trust, |dir| Bundle::open(dir, &device))?;
-    for skipped in &served.skipped {
-        output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
-    }
-    if served.source != Source::Base {
-        output.note(format!("weights: {}", served.source));
-    }
-    let session = Session::new(served.bundle)?.with_pipeline(wanted, &offered);
+    let bundle = opened(generations::open(&path, &trust, |dir| Bundle::open(dir, &device))?, output);
+    let session = Session::new(bundle)?.with_pipeline(wanted, &offered);
     if arguments.precision == Floats::F32 {
         return Ok(session);
     }
@@ -85,6 +82,17 @@ fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
         output.note("precision: f32, there is no f16 here, or a weight is beyond it");
     }
     Ok(session)
+}
+
+/// Says which weights were opened.
+fn opened<T>(served: Served<T>, output: &Output) -> T {
+    for skipped in &served.skipped {
+        output.note(format!("generation {} is passed over: {}", skipped.number, skipped.why));
+    }
+    if served.origin.source != Source::Base {
+        output.note(format!("weights: {}", served.origin.source));
+    }
+    served.bundle
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {

@@ -1,4 +1,4 @@
-use super::bundle_path;
+use super::{TrustArguments, bundle_path};
 use crate::output::{Done, Output};
 use gabion_runtime::Source;
 use gabion_runtime::generations::rollback;
@@ -16,6 +16,8 @@ pub struct Arguments {
     /// base, or the number of the generation that is served then; without this the one before the newest.
     #[arg(long, value_name = "base|N")]
     to: Option<Target>,
+    #[command(flatten)]
+    trust: TrustArguments,
 }
 
 /// Where a rollback ends.
@@ -39,7 +41,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     if !bundle.is_dir() {
         return Err(crate::output::usage(format!("{} is not a folder: name a bundle", bundle.display())));
     }
-    let rolled = rollback(&bundle, arguments.to.map(|Target(source)| source))?;
+    let trust = arguments.trust.resolve()?;
+    let rolled = rollback(&bundle, &trust, arguments.to.map(|Target(source)| source))?;
     output.result(&json!({ "to": rolled.to.number(), "withdrawn": rolled.withdrawn }), || {
         let withdrawn: Vec<String> = rolled.withdrawn.iter().map(u64::to_string).collect();
         match &withdrawn[..] {

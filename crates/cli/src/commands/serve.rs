@@ -1,14 +1,16 @@
 use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
-use gabion_runtime::{Choice, Deployed, Local, Samples, Serving, Trust, adapt};
-use gabion_serve::{Adapter, Lesson, Model, Progress, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr};
+use gabion_runtime::{Choice, Deployed, Local, Origin, Samples, Serving, Trust, adapt};
+use gabion_serve::{
+    Adapter, Lesson, Model, Progress, Renewed, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr,
+};
 use gabion_spec::{Adapt, Budget};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Classify over HTTP.
@@ -76,11 +78,12 @@ fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> R
         tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
     }
     let (elsewhere, device) = deployed.elsewhere(choice)?;
-    let (name, generation) = (serving.session.manifest().name.clone(), serving.source.number());
+    let (name, generation) = (serving.session.manifest().name.clone(), serving.origin.source.number());
     Ok(match elsewhere {
         Some(session) => Served { name, device, generation, model: Arc::new(session), adapter: None },
         None => {
-            let adapter = Arc::new(InService { deployed, memory: arguments.memory });
+            let told = Mutex::new(serving.origin.clone());
+            let adapter = Arc::new(InService { deployed, memory: arguments.memory, told });
             Served { name, device, generation, model: Arc::new(Live(serving)), adapter: Some(adapter) }
         }
     })
@@ -104,6 +107,8 @@ struct InService {
     deployed: Arc<Deployed>,
     /// Most bytes by which training may grow the process.
     memory: Option<u64>,
+    /// What the server was last given.
+    told: Mutex<Origin>,
 }
 
 impl Adapter for InService {
@@ -132,7 +137,9 @@ impl Adapter for InService {
         let report = serde_json::to_value(&adaptation.report).unwrap_or_default();
         Ok(match (adaptation.promoted, adaptation.verdict) {
             (Some(generation), _) => {
-                let model = Arc::new(Live(self.deployed.serving()));
+                let serving = self.deployed.serving();
+                self.told.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&serving.origin);
+                let model = Arc::new(Live(serving));
                 Verdict::Promoted { generation, model, report }
             }
             (None, gabion_runtime::Verdict::Refused { lost }) => {
@@ -143,6 +150,17 @@ impl Adapter for InService {
                 Verdict::Rejected { why: "nothing was written".into(), report }
             }
         })
+    }
+
+    fn renewed(&self) -> Result<Option<Renewed>, String> {
+        self.deployed.refresh().map_err(|error| error.to_string())?;
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let serving = self.deployed.serving();
+        if *told == serving.origin {
+            return Ok(None);
+        }
+        told.clone_from(&serving.origin);
+        Ok(Some((serving.origin.source.number(), Arc::new(Live(serving)))))
     }
 }
 

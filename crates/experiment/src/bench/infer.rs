@@ -463,7 +463,9 @@ impl Ours {
         };
         if let Some(precision) = precision {
             let stored = Stored::read(bundle).map_err(|error| words(&error))?;
-            let network = Box::new(frozen::network_in(precision, &stored, stored.manifest.input));
+            let network = frozen::network_in(precision, &stored, stored.manifest.input)
+                .map(Box::new)
+                .map_err(|error| words(&error))?;
             let classes = stored.manifest.classes.len();
             return Ok(Self::Network { network, precision, views, logits: Vec::new(), classes });
         }

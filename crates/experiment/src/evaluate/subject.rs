@@ -77,7 +77,8 @@ impl Subject {
             flip: trained.map_or(0.5, |augment| augment.flip),
             ..Augment::identity([manifest.input.height, manifest.input.width])
         };
-        let frozen = is_cpu(&device).then(|| Arc::new(network(&bundle.stored(), manifest.input).net));
+        let frozen = is_cpu(&device).then(|| network(&bundle.stored(), manifest.input)).transpose()?;
+        let frozen = frozen.map(|network| Arc::new(network.net));
         let classify: Classify = {
             let (plain, graph) = (plain.clone(), graph.clone());
             Box::new(move |x| {

@@ -16,6 +16,9 @@ pub enum AdaptError {
         /// Its name.
         name: String,
     },
+    /// A bundle whose network cannot be prepared.
+    #[error(transparent)]
+    Bundle(#[from] crate::BundleError),
     /// Fewer images than it takes.
     #[error("{images} {what} images are too few: give {least} or more")]
     FewImages {

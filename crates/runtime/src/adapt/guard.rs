@@ -163,7 +163,7 @@ impl Guard<'_> {
     /// Classifies and attacks every image; `classifier` lies on the device. Also the seconds that it took.
     ///
     /// # Errors
-    /// [`AdaptError::Cancelled`] when `told` breaks.
+    /// [`AdaptError::Cancelled`] when `told` breaks; when the prepared network is not finite.
     pub fn measure(
         &self,
         classifier: &Classifier,
@@ -176,7 +176,7 @@ impl Guard<'_> {
             By::Prepared => {
                 let Classifier { model, head } = classifier.clone();
                 let bundle = Bundle { manifest: self.manifest.clone(), model, head: Some(head) };
-                let prepared = network(&bundle.stored(), self.manifest.input).net;
+                let prepared = network(&bundle.stored(), self.manifest.input)?.net;
                 self.attacked(&prepared, held, told)
             }
             By::Modules => {

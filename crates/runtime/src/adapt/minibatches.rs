@@ -45,7 +45,7 @@ pub(super) fn split<'a>(shape: &Shape, local: &Local<'a>, recipe: &Adapt) -> Res
                 return Err(AdaptError::NoLabels { what: "local", remedy: "give a labelled guard set beside them" });
             };
             let held = stratified(labels, recipe.guard.share, recipe.seed);
-            let train = all.into_iter().filter(|index| !held.contains(index)).collect();
+            let train = all.into_iter().filter(|index| held.binary_search(index).is_err()).collect();
             let held = Held {
                 images: held.iter().map(|&index| &samples.images[index]).collect(),
                 labels: held.iter().map(|&index| labels[index]).collect(),

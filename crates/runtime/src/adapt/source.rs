@@ -7,7 +7,7 @@
 use super::guard::Shape;
 use super::minibatches::{bits, tensor_of};
 use super::{AdaptError, Samples};
-use crate::{Bundle, durable};
+use crate::{Bundle, durable, untrusted};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::{Device, Int, TensorData};
@@ -91,11 +91,7 @@ impl Source {
     pub fn read(path: &Path, manifest: &Manifest) -> Result<Self, AdaptError> {
         let wrong = |why: String| AdaptError::Source { path: path.into(), why };
         let io = |source| AdaptError::Io { doing: "read", path: path.into(), source };
-        let length = std::fs::metadata(path).map_err(io)?.len();
-        if length > SOURCE_BYTES {
-            return Err(wrong(format!("it has {length} bytes, above the limit of {SOURCE_BYTES}")));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
+        let bytes = untrusted::read_within(path, SOURCE_BYTES).map_err(io)?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
         let view = |name: &str, dtype| match file.tensor(name) {
             Ok(view) if view.dtype() == dtype => Ok(view),
@@ -123,7 +119,7 @@ impl Source {
         }
     }
 
-    /// Writes them, whole or not at all.
+    /// Writes them, whole or not at all; a link of that name is replaced.
     ///
     /// # Errors
     /// Whatever the system refuses.
@@ -137,7 +133,7 @@ impl Source {
             ("labels", view(Dtype::U16, vec![self.len()], &labels)),
         ];
         let bytes = safetensors::serialize(tensors, None).map_err(|error| io(std::io::Error::other(error)))?;
-        durable::write(path, &bytes).map_err(io)
+        durable::write_here(path, &bytes).map_err(io)
     }
 
     /// `count` of them, drawn for minibatch `number`.

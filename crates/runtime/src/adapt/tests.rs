@@ -327,6 +327,15 @@ fn source_features_survive_their_file_and_hold_the_head() {
     let two = Manifest { classes: good.manifest.classes[..2].to_vec(), ..good.manifest.clone() };
     std::fs::write(&path, &bytes).unwrap();
     assert!(Source::read(&path, &two).unwrap_err().to_string().contains("label 2"));
+    // A file of others: no link is followed and no device read without end.
+    #[cfg(unix)]
+    for target in ["/dev/zero", "other"] {
+        std::fs::rename(&path, folder.path().join("other")).unwrap();
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        assert!(Source::read(&path, &good.manifest).unwrap_err().to_string().contains("link"));
+        source.write(&path).unwrap();
+        assert_eq!(Source::read(&path, &good.manifest).unwrap(), source);
+    }
 }
 
 #[test]

@@ -137,6 +137,19 @@ pub enum GenerationError {
         /// What was adapted.
         parent: Source,
     },
+    /// The base was replaced while its weights were adapted.
+    #[error("the weights of {} have SHA-256 {found}, {expected} was adapted: adapt again from what is served now", path.display())]
+    BaseChanged {
+        /// The bundle.
+        path: PathBuf,
+        /// Of what was adapted.
+        expected: String,
+        /// From the base's manifest.
+        found: String,
+    },
+    /// An adaptation that nobody would be served.
+    #[error("what is adapted here is signed by nobody, and signatures are required: add --local-generations")]
+    Unsigned,
     /// What was to be written does not pass its own checks.
     #[error("the new generation would not open ({why}): nothing was kept")]
     Unsound {

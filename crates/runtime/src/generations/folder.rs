@@ -89,11 +89,15 @@ fn with_suffix(path: &Path, before: &str, after: &str) -> PathBuf {
     path.with_file_name(format!("{before}{name}{after}"))
 }
 
-/// Makes the folder of generations, to last.
+/// Makes the folder of generations, to last. A link to one is refused before anything is made behind it.
 pub(super) fn make(bundle: &Path) -> Result<PathBuf, GenerationError> {
     let folder = bundle.join(GENERATIONS);
     durable::create_folders(&folder).map_err(|error| GenerationError::io("make", &folder, error))?;
-    Ok(folder)
+    match fs::symlink_metadata(&folder) {
+        Ok(status) if status.is_dir() => Ok(folder),
+        Ok(_) => Err(GenerationError::NotAFolder { path: folder }),
+        Err(error) => Err(GenerationError::io("read", folder, error)),
+    }
 }
 
 /// Excludes other writers until the file is closed, by whatever.
@@ -131,10 +135,13 @@ pub(super) fn tidy(names: &Names) {
     for (number, path) in &names.withdrawn {
         if *number < names.highest {
             let _ = remove(path);
-        } else {
+        } else if fs::symlink_metadata(path).is_ok_and(|status| status.is_dir()) {
             for entry in fs::read_dir(path).into_iter().flatten().flatten() {
                 let _ = clear(&entry.path());
             }
+        } else {
+            // Not of our making: a link, which leads who knows where, or a file.
+            let _ = clear(path).and_then(|()| fs::create_dir(path));
         }
     }
 }

@@ -89,7 +89,7 @@ impl Record {
     }
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        durable::write(&dir.join(RECORD), &self.encode())
+        durable::write_here(&dir.join(RECORD), &self.encode())
     }
 }
 
@@ -184,6 +184,6 @@ pub(super) fn sync(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }

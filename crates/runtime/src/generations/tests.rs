@@ -1,14 +1,15 @@
 //! Generations of a bundle whose weights are a few bytes: nothing here needs a network.
 
 use super::*;
-use crate::SignatureError;
 use crate::bundle::WEIGHTS;
-use crate::signature::{hex, keygen, sign};
+use crate::signature::hex;
 use gabion_spec::{Depth, Encoder, Head, HeadKind, Input, Precision, Probe, Projector, Stem, Weights};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io;
+
+mod trust;
 
 /// What a generic reader makes of a bundle.
 #[derive(Debug, PartialEq)]
@@ -60,6 +61,20 @@ fn fill(dir: &Path, weights: &[u8], change: impl FnOnce(&mut Manifest)) -> Resul
     fs::write(dir.join(MANIFEST), serde_json::to_vec_pretty(&manifest).unwrap()).map_err(io)
 }
 
+/// A write of what anybody may serve, adapted from this very base.
+fn write<M>(
+    bundle: &Path,
+    source: Source,
+    fill: impl FnOnce(&Path) -> Result<M, BundleError>,
+) -> Result<Written, GenerationError> {
+    let base = manifest_of(bundle)?.1.weights.sha256;
+    super::write(bundle, &Trust::Any, &Origin { source, base }, fill)
+}
+
+fn rollback(bundle: &Path, to: Option<Source>) -> Result<Rolled, GenerationError> {
+    super::rollback(bundle, &Trust::Any, to)
+}
+
 /// A bundle in a folder that goes away with it.
 struct Place {
     _temporary: tempfile::TempDir,
@@ -88,7 +103,7 @@ impl Place {
 
     /// Adapts what is served; the weights are the number.
     fn adapt(&self) -> u64 {
-        let parent = self.open().source;
+        let parent = self.open().origin.source;
         self.write(parent).unwrap().number
     }
 
@@ -99,11 +114,11 @@ impl Place {
 
     fn open(&self) -> Served<Plain> {
         let served = open(&self.bundle, &Trust::Any, read).unwrap();
-        let weights = match served.source {
+        let weights = match served.origin.source {
             Source::Base => "base".to_string(),
             Source::Generation(number) => number.to_string(),
         };
-        assert_eq!(served.bundle.weights, weights.as_bytes(), "{}", served.source);
+        assert_eq!(served.bundle.weights, weights.as_bytes(), "{}", served.origin.source);
         served
     }
 
@@ -129,15 +144,15 @@ impl Place {
 fn the_last_two_are_kept_and_the_newest_is_served() {
     let place = Place::new();
     let base: Vec<_> = [MANIFEST, WEIGHTS].map(|name| fs::read(place.bundle.join(name)).unwrap()).into();
-    assert_eq!(place.open().source, Source::Base);
+    assert_eq!(place.open().origin.source, Source::Base);
     for (number, names) in
         [(1, &["000001"][..]), (2, &["000001", "000002"]), (3, &["000002", "000003"]), (4, &["000003", "000004"])]
     {
-        let written = place.write(place.open().source).unwrap();
+        let written = place.write(place.open().origin.source).unwrap();
         assert_eq!((written.number, written.left.is_none()), (number, true));
         assert_eq!(place.names(), names);
         let served = place.open();
-        assert_eq!((served.source, served.skipped.len()), (Source::Generation(number), 0));
+        assert_eq!((served.origin.source, served.skipped.len()), (Source::Generation(number), 0));
     }
     let listed = list(&place.bundle, &Trust::Any).unwrap();
     let parents: Vec<_> = listed
@@ -157,10 +172,10 @@ fn a_rollback_lasts_and_its_numbers_are_not_used_again() {
     let place = Place::with(3);
     let back = |to| rollback(&place.bundle, to).unwrap();
     assert_eq!(back(None), Rolled { to: Source::Generation(2), withdrawn: vec![3] });
-    assert_eq!(place.open().source, Source::Generation(2));
+    assert_eq!(place.open().origin.source, Source::Generation(2));
     assert!(back(Some(Source::Generation(2))).withdrawn.is_empty());
     assert_eq!(back(Some(Source::Base)), Rolled { to: Source::Base, withdrawn: vec![2] });
-    assert_eq!(place.open().source, Source::Base);
+    assert_eq!(place.open().origin.source, Source::Base);
     assert_eq!(back(None), Rolled { to: Source::Base, withdrawn: vec![] });
     assert_eq!(place.names(), ["000002.withdrawn", "000003.withdrawn"]);
     let states = list(&place.bundle, &Trust::Any).unwrap();
@@ -178,7 +193,7 @@ fn a_rollback_lasts_and_its_numbers_are_not_used_again() {
     assert_eq!(place.names(), ["000004"]);
     assert_eq!(back(None).to, Source::Base);
     assert_eq!(place.adapt(), 5);
-    assert_eq!(place.open().source, Source::Generation(5));
+    assert_eq!(place.open().origin.source, Source::Generation(5));
 }
 
 #[test]
@@ -198,7 +213,7 @@ fn a_rollback_to_base_needs_nothing_whole() {
     fs::remove_file(place.file(2, MANIFEST)).unwrap();
     assert_eq!(rollback(&place.bundle, Some(Source::Base)).unwrap().withdrawn, [2, 1]);
     fill(&place.bundle, b"base", |_| {}).unwrap();
-    assert_eq!(place.open().source, Source::Base);
+    assert_eq!(place.open().origin.source, Source::Base);
 }
 
 #[test]
@@ -212,12 +227,12 @@ fn every_flipped_bit_is_found() {
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, flipped).unwrap();
             let served = place.open();
-            assert_eq!(served.source, Source::Generation(1), "bit {bit} of {name}");
+            assert_eq!(served.origin.source, Source::Generation(1), "bit {bit} of {name}");
             assert_eq!(served.skipped[0].number, 2);
         }
         fs::write(&path, whole).unwrap();
     }
-    assert_eq!(place.open().source, Source::Generation(2));
+    assert_eq!(place.open().origin.source, Source::Generation(2));
 }
 
 #[test]
@@ -254,7 +269,7 @@ fn what_is_passed_over_says_why() {
 fn a_generation_is_served_though_the_bases_weights_are_lost() {
     let place = Place::with(2);
     fs::write(place.bundle.join(WEIGHTS), b"rot").unwrap();
-    assert_eq!(place.open().source, Source::Generation(2));
+    assert_eq!(place.open().origin.source, Source::Generation(2));
     rollback(&place.bundle, Some(Source::Base)).unwrap();
     let error = open(&place.bundle, &Trust::Any, read).unwrap_err();
     assert!(matches!(error, GenerationError::Bundle(BundleError::Hash { .. })), "{error}");
@@ -266,7 +281,7 @@ fn what_would_not_open_is_not_kept() {
     let refused = |filled: &dyn Fn(&Path) -> Result<(), BundleError>| {
         let error = write(&place.bundle, Source::Generation(1), filled).unwrap_err();
         assert_eq!(place.names(), ["000001"], "{error}");
-        assert_eq!(place.open().source, Source::Generation(1));
+        assert_eq!(place.open().origin.source, Source::Generation(1));
         error
     };
     let full = |kind: io::ErrorKind| BundleError::Io { doing: "write", path: "x".into(), source: kind.into() };
@@ -303,7 +318,7 @@ fn what_a_crash_left_goes_and_what_others_put_there_stays() {
         fs::write(place.folder().join(name).join("file"), b"x").unwrap();
     }
     fs::write(place.folder().join(".000003.18.tmp"), b"x").unwrap();
-    assert_eq!(place.open().source, Source::Generation(2));
+    assert_eq!(place.open().origin.source, Source::Generation(2));
     assert_eq!(place.adapt(), 3);
     assert_eq!(place.names(), [".hidden", "0000002", "000002", "000003", "notes"]);
 }
@@ -312,7 +327,7 @@ fn what_a_crash_left_goes_and_what_others_put_there_stays() {
 fn a_number_without_a_next_is_named() {
     let place = Place::new();
     fs::create_dir_all(place.folder().join(u64::MAX.to_string())).unwrap();
-    assert_eq!(place.open().source, Source::Base);
+    assert_eq!(place.open().origin.source, Source::Base);
     let error = write(&place.bundle, Source::Base, |dir| fill(dir, b"x", |_| {})).unwrap_err();
     assert!(matches!(error, GenerationError::Exhausted { highest: u64::MAX, .. }), "{error}");
     rollback(&place.bundle, Some(Source::Base)).unwrap();
@@ -325,7 +340,7 @@ fn a_writer_waits_for_another_and_gives_up() {
     for error in [place.write(Source::Base).unwrap_err(), rollback(&place.bundle, Some(Source::Base)).unwrap_err()] {
         assert!(matches!(error, GenerationError::Locked { .. }), "{error}");
     }
-    assert_eq!(place.open().source, Source::Generation(1), "readers need no lock");
+    assert_eq!(place.open().origin.source, Source::Generation(1), "readers need no lock");
     drop(held);
     assert_eq!(place.adapt(), 2);
 }
@@ -350,12 +365,12 @@ fn readers_never_go_back_while_others_write() {
         let mut last = Source::Base;
         while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             let served = place.open();
-            assert!(served.source >= last, "{} after {last}", served.source);
+            assert!(served.origin.source >= last, "{} after {last}", served.origin.source);
             assert!(served.skipped.is_empty(), "{:?}", served.skipped);
-            last = served.source;
+            last = served.origin.source;
         }
     });
-    assert_eq!(place.open().source, Source::Generation(121));
+    assert_eq!(place.open().origin.source, Source::Generation(121));
     assert_eq!(place.names(), ["000120", "000121"]);
 }
 
@@ -381,6 +396,29 @@ fn no_link_leads_out_of_the_folder() {
     assert!(matches!(error, GenerationError::NotAFolder { .. }), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_withdrawn_link_is_removed_and_not_what_it_leads_to() {
+    let (place, elsewhere) = (Place::new(), tempfile::tempdir().unwrap());
+    let thesis = elsewhere.path().join("thesis");
+    fs::write(&thesis, b"kept").unwrap();
+    fs::create_dir(place.folder()).unwrap();
+    let withdrawn = place.folder().join("000001.withdrawn");
+    std::os::unix::fs::symlink(elsewhere.path(), &withdrawn).unwrap();
+    // A write that ends after it has tidied: the number stays used.
+    let nothing = |dir: &Path| Err::<(), _>(BundleError::NoManifest { path: dir.into() });
+    write(&place.bundle, Source::Base, nothing).unwrap_err();
+    assert!(fs::symlink_metadata(&withdrawn).unwrap().is_dir());
+    assert_eq!(place.adapt(), 2);
+    assert_eq!(fs::read(&thesis).unwrap(), b"kept");
+    // A whole folder that is a link: not even a lock is made in it.
+    fs::rename(place.folder(), place.bundle.join("aside")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), place.folder()).unwrap();
+    let error = write(&place.bundle, Source::Base, |dir| fill(dir, b"x", |_| {})).unwrap_err();
+    assert!(matches!(error, GenerationError::NotAFolder { .. }), "{error}");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+}
+
 #[test]
 fn what_is_read_twice_is_compared() {
     let place = Place::with(1);
@@ -391,38 +429,6 @@ fn what_is_read_twice_is_compared() {
     };
     let error = open(&place.bundle, &Trust::Any, sneaky).unwrap_err();
     assert!(matches!(error, GenerationError::Changed { .. }), "{error}");
-}
-
-#[test]
-fn a_required_signature_decides_what_is_served() {
-    let place = Place::with(2);
-    let (ours, other) = (keygen().unwrap(), keygen().unwrap());
-    let strict = Trust::Signed(ours.public());
-    let local = Trust::SignedWithLocalGenerations(ours.public());
-    let source = |trust: &Trust| open(&place.bundle, trust, read).map(|served| served.source);
-    for trust in [&strict, &local] {
-        let error = source(trust).unwrap_err();
-        assert!(matches!(error, GenerationError::Signature(SignatureError::Missing { .. })), "{error}");
-    }
-    sign(&place.bundle, &other).unwrap();
-    assert!(matches!(source(&local), Err(GenerationError::Signature(SignatureError::Refused { .. }))));
-    sign(&place.bundle, &ours).unwrap();
-    assert_eq!(source(&local).unwrap(), Source::Generation(2));
-    assert_eq!(source(&Trust::Any).unwrap(), Source::Generation(2));
-    let served = open(&place.bundle, &strict, read).unwrap();
-    assert_eq!((served.source, served.skipped.len()), (Source::Base, 2));
-    assert!(matches!(served.skipped[0].why, Fault::Signature(SignatureError::Missing { .. })));
-    assert!(matches!(list(&place.bundle, &strict).unwrap()[0].state, State::Faulty(Fault::Signature(_))));
-    sign(&place.folder().join("000001"), &ours).unwrap();
-    assert_eq!(source(&strict).unwrap(), Source::Generation(1));
-    sign(&place.folder().join("000002"), &other).unwrap();
-    assert_eq!(source(&strict).unwrap(), Source::Generation(1));
-    // A generation whose record was made to fit another base is not of the signed one.
-    fill(&place.bundle, b"new base", |_| {}).unwrap();
-    sign(&place.bundle, &ours).unwrap();
-    let served = open(&place.bundle, &local, read).unwrap();
-    assert!(served.skipped.iter().all(|skipped| matches!(skipped.why, Fault::OtherBase { .. })));
-    assert_eq!(served.bundle.weights, b"new base");
 }
 
 /// What can happen to a folder beside a crash of its writer.
@@ -497,14 +503,14 @@ proptest! {
         damages.iter().for_each(|damage| inflict(&place, damage));
         let whole = |number: u64| bytes(number) == written[number as usize - 2];
         let newest = [3, 2].into_iter().find(|&number| whole(number)).map_or(Source::Base, Source::Generation);
-        prop_assert_eq!(place.open().source, newest);
+        prop_assert_eq!(place.open().origin.source, newest);
         // And it can be written and rolled back again.
         let highest = Names::read(&place.bundle).unwrap().highest;
         let number = place.adapt();
         prop_assert_eq!(number, highest + 1);
-        prop_assert_eq!(place.open().source, Source::Generation(number));
+        prop_assert_eq!(place.open().origin.source, Source::Generation(number));
         rollback(&place.bundle, Some(Source::Base)).unwrap();
-        prop_assert_eq!(place.open().source, Source::Base);
+        prop_assert_eq!(place.open().origin.source, Source::Base);
         prop_assert_eq!(place.adapt(), number + 1);
     }
 }

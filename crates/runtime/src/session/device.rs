@@ -258,10 +258,13 @@ impl OnDevice {
     }
 
     fn fall(&self, why: String, seen: Seen<'_>, pixels: &mut Vec<f32>, out: &mut [f32]) -> Result<(), ClassifyError> {
-        self.fallen.get_or_init(|| {
-            self.device.abandon();
-            (why, network(&self.stored, self.stored.manifest.input))
-        });
+        if self.fallen.get().is_none() {
+            let prepared = network(&self.stored, self.stored.manifest.input).map_err(|_| ClassifyError::NotFinite)?;
+            self.fallen.get_or_init(|| {
+                self.device.abandon();
+                (why, prepared)
+            });
+        }
         self.some(seen, pixels, out)
     }
 

@@ -108,6 +108,50 @@ fn a_session_that_is_opened_reads_what_it_needs_and_checks_the_rest() {
 }
 
 #[test]
+fn no_answer_is_a_nan() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |tensor: &str, value: f32| {
+        let mut stored = stored();
+        stored.tensors.get_mut(tensor).unwrap().values[0] = value;
+        stored
+    };
+    // What its writer refuses, its reader refuses too.
+    let (variance, marked) = ("encoder.bn1.running_var", 0.123_456_7f32);
+    let error = with(variance, -0.5).write(&folder.path().join("bundle"), Precision::F32).unwrap_err();
+    assert!(
+        matches!(&error, BundleError::Tensor { misfit: spec::Misfit::Negative { name }, .. } if name == variance),
+        "{error}"
+    );
+    let stored = with(variance, marked);
+    let shapes = stored
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.shape.iter().map(|&side| side as u64).collect()));
+    let shapes = shapes.collect();
+    let path = Path::new("x");
+    let mut bytes = crate::weights::encode(path, &stored.tensors, Precision::F32).unwrap();
+    let place = bytes.windows(4).position(|window| window == marked.to_le_bytes()).unwrap();
+    bytes[place..place + 4].copy_from_slice(&(-marked).to_le_bytes());
+    for wanted in [true, false] {
+        let error = crate::weights::decode(path, &bytes, &shapes, Precision::F32, |_| wanted).unwrap_err();
+        assert!(error.to_string().contains("variance below 0"), "{error}");
+    }
+    // Numbers that are none once they are folded.
+    let mut huge = with(variance, 0.0);
+    huge.tensors.get_mut("encoder.bn1.weight").unwrap().values[0] = f32::MAX;
+    let error = Session::of(&huge).unwrap_err();
+    assert!(matches!(&error, BundleError::Overflow { layer, .. } if layer == "encoder.bn1"), "{error}");
+    // And where only a picture brings it about.
+    let mut head = with("head.bias", f32::MAX);
+    head.tensors.get_mut("head.weight").unwrap().values.fill(f32::MAX);
+    let session = Session::of(&head).unwrap();
+    for views in [1, 16] {
+        let said = session.classify(&picture(24, 20, 1), &Classify { views, ..Classify::default() });
+        assert_eq!(said, Err(ClassifyError::NotFinite));
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_predictions_on_any_thread() {
     let session = Session::of(&stored()).unwrap();
     let images: Vec<Rgb> = (0..6).map(|seed| picture(20, 20, seed)).collect();

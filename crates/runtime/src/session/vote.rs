@@ -41,6 +41,11 @@ impl Ballot {
         }
     }
 
+    /// Whether every sum is a number: a NaN or an infinity in a logit stays in its class's.
+    pub(super) fn is_finite(&self) -> bool {
+        self.sums.iter().all(|sum| sum.is_finite())
+    }
+
     pub(super) fn views(&self) -> u32 {
         self.views
     }

@@ -25,7 +25,7 @@ fn logits_are_those_of_the_cpu_and_of_burn() {
             let count = 2 * 3 * (side * side) as usize;
             let pixels: Vec<f32> = (0..count).map(|at| ((at * 7919) % 1000) as f32 / 1000.0).collect();
             let mut expected = vec![0.0; 2 * 6];
-            let network = crate::frozen::network(&stored, stored.manifest.input).net;
+            let network = crate::frozen::network(&stored, stored.manifest.input).unwrap().net;
             network.forward(&pixels, network.last(), &mut expected);
 
             let net = Net::of(&stored, &Device::Cpu).unwrap();

@@ -74,8 +74,13 @@ fn session(breaks: Breaks) -> (Session, Arc<Log>) {
     let (stored, log) = (stored(), Arc::<Log>::default());
     let input = stored.manifest.input;
     let size = [input.height, input.width];
-    let device =
-        Breaking { network: network(&stored, input), size, breaks, precision: Precision::F32, log: log.clone() };
+    let device = Breaking {
+        network: network(&stored, input).unwrap(),
+        size,
+        breaks,
+        precision: Precision::F32,
+        log: log.clone(),
+    };
     (Session::behind(Box::new(device), stored), log)
 }
 
@@ -198,7 +203,7 @@ fn half_precision_that_does_not_fit_costs_no_answer() {
     let mut stored = stored();
     stored.tensors.get_mut("head.bias").unwrap().values[0] = 1e5;
     let (input, log) = (stored.manifest.input, Arc::default());
-    let (network, size) = (network(&stored, input), [input.height, input.width]);
+    let (network, size) = (network(&stored, input).unwrap(), [input.height, input.width]);
     let device = Breaking { network, size, breaks: Breaks::Overflows, precision: Precision::F32, log };
     let session = Session::behind(Box::new(device), stored).with_precision(Precision::F16);
     assert_eq!(session.precision(), Precision::F32);
