@@ -15,7 +15,11 @@ fn more_clients_than_places_are_all_answered() {
     let gate = Gate::new(false);
     let server = serve(Settings { workers: 2, queue: 4, ..settings() }, gate.clone());
     let address = server.address();
-    let clients: Vec<_> = (0..24).map(|_| thread::spawn(move || once(address, "POST", RAW, &[0; 3]))).collect();
+    let client = || thread::spawn(move || once(address, "POST", RAW, &[0; 3]));
+    let mut clients = vec![client(), client()];
+    // A place in the queue is free once a worker has taken what lay there.
+    soon("two at work", || metric(address, "gabion_workers_busy") == 2.0);
+    clients.extend((0..22).map(|_| client()));
     // Two at work, four wait, the others are refused at once.
     soon("18 refusals", || once(address, "GET", "/metrics", b"").body.contains("status=\"503\"} 18"));
     assert_eq!(metric(address, "gabion_queue_depth"), 4.0);

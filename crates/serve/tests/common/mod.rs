@@ -85,13 +85,13 @@ pub fn metric(address: SocketAddr, name: &str) -> f64 {
 
 /// Waits until it is so.
 pub fn soon(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if is() {
             return;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("{what}: not within 10 s");
+    panic!("{what}: not within a minute");
 }
 
 pub fn picture(seed: usize) -> Rgb {
