@@ -193,12 +193,6 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
     }
     let folder = folder::of(arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {
-        let transfer = source.as_ref().map(|source| &source.weights);
-        let asked = json!({
-            "recipe": recipe, "weights": subject.weights, "views": arguments.views, "patch": arguments.patch,
-            "transfer_from": transfer,
-        });
-        folder::claim(folder, &asked)?;
         output.note(format!("folder: {} (run the same command to go on)", folder.display()));
     }
     let keep = if arguments.save_adversarial.is_some() || folder.is_some() { Keep::Fooling } else { Keep::Nothing };

@@ -2,7 +2,7 @@
 
 use super::Arguments;
 use crate::commands::typed;
-use crate::output::{Failure, usage};
+use crate::output::Failure;
 use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Subject, page};
 use gabion_runtime::durable;
@@ -35,22 +35,6 @@ pub(super) fn of(arguments: &Arguments, subject: &Subject, data: &Data, recipe: 
     let folder =
         format!("{name}-{weights}-{}-{protocol}-{images}-seed{}{norm}{budgets}", data.kind.name(), recipe.seed);
     Some(Path::new("evaluations").join(folder))
-}
-
-/// Notes in the folder what is asked for.
-///
-/// # Errors
-/// When it holds the results of something else, which would be lost.
-pub(super) fn claim(folder: &Path, asked: &serde_json::Value) -> Result<(), Failure> {
-    let file = folder.join("recipe.json");
-    let before = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-    if folder.join("result.json").exists() && before.is_some_and(|before| before != *asked) {
-        let folder = folder.display();
-        return Err(usage(format!("{folder} holds the results of another evaluation; name another folder with --out")));
-    }
-    std::fs::create_dir_all(folder).map_err(|error| usage(format!("{}: {error}", folder.display())))?;
-    durable::write(&file, &serde_json::to_vec_pretty(asked)?)?;
-    Ok(())
 }
 
 /// Writes `result.json`, `images.csv`, `adversarial.safetensors` and `report.html`.
