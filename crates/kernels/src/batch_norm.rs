@@ -7,6 +7,7 @@
 mod walk;
 
 use crate::Level;
+use crate::vector::words;
 use std::ops::Range;
 use walk::{Backward, ForEachChunk, Moments, Normalise, Sums};
 
@@ -201,7 +202,7 @@ fn normalise(
         norm.check_mask(level, mask.len(), x.len());
     }
     let scale: Vec<f32> = statistics.inv_std(norm.epsilon).iter().zip(gamma).map(|(s, g)| s * g).collect();
-    let words = walk::words(norm.channels, level.lanes());
+    let words = words(norm.channels, level.lanes());
     ForEachChunk::new(norm.channels, x.len()).write(y, mask, words, |range, y, mask| {
         level.run(Normalise {
             channels: norm.channels,
@@ -244,7 +245,7 @@ fn backward_at(
         norm.check_mask(level, mask.len(), dy.len());
     }
     let chunks = ForEachChunk::new(channels, dy.len());
-    let words = walk::words(channels, level.lanes());
+    let words = words(channels, level.lanes());
     let mask_of =
         |range: &Range<usize>| norm.relu.then(|| &mask[range.start / channels * words..range.end / channels * words]);
     let inv_std = statistics.inv_std(norm.epsilon);
@@ -288,7 +289,7 @@ fn backward_at(
 impl BatchNorm {
     /// Words of the mask of so many values.
     pub fn mask_len(&self, values: usize) -> usize {
-        values / self.channels * walk::words(self.channels, Level::current().lanes())
+        values / self.channels * words(self.channels, Level::current().lanes())
     }
 
     fn check_rows(&self, what: &str, given: usize, wanted: usize) {
@@ -298,7 +299,7 @@ impl BatchNorm {
     }
 
     fn check_mask(&self, level: Level, given: usize, values: usize) {
-        let wanted = values / self.channels * walk::words(self.channels, level.lanes());
+        let wanted = values / self.channels * words(self.channels, level.lanes());
         assert_eq!(given, wanted, "words of mask: given (left), wanted (right)");
     }
 

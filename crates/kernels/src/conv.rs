@@ -8,7 +8,8 @@ mod weight_grad;
 mod weights;
 mod winograd;
 
-pub(crate) use forward::{Region, Walk, Write};
+pub use forward::Window;
+pub(crate) use forward::{Walk, Write};
 pub(crate) use half::pairs;
 pub(crate) use winograd::{Tile, Winograd};
 

@@ -18,7 +18,7 @@ use kernel::Kernel;
 use std::sync::OnceLock;
 
 pub use build::{Builder, Filter};
-pub use trace::{Trace, Window};
+pub use trace::Trace;
 
 /// An activation of a [`Frozen`] network, named by its [`Builder`]. Channels-last, `[height, width, channels]` an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -36,8 +36,8 @@ pub use batch_norm::{
     BatchNorm, BatchNormGrads, Statistics, batch_norm_frozen, batch_norm_frozen_backward, batch_norm_train,
     batch_norm_train_backward,
 };
-pub use conv::{Conv2d, conv2d, conv2d_input_grad, conv2d_weight_grad};
-pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value, Window};
+pub use conv::{Conv2d, Window, conv2d, conv2d_input_grad, conv2d_weight_grad};
+pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
 pub use level::{Level, LevelError, VARIABLE};
 pub use optim::{Lars, lars};

@@ -5,6 +5,11 @@ pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+/// Words of positive bits (see [`Vector::positive`]) of a row of channels: one a vector.
+pub(crate) fn words(channels: usize, lanes: usize) -> usize {
+    channels.div_ceil(lanes)
+}
+
 /// A register of f32 lanes.
 ///
 /// An implementation may be named only beneath [`crate::Level::run`], which has checked that the machine has its

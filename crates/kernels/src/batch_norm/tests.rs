@@ -97,7 +97,7 @@ impl Case {
         let Self { norm, x, gamma, beta, dy, .. } = self;
         let residual = self.residual.as_deref();
         let mut y = vec![f32::NAN; x.len()];
-        let mut mask = vec![0xAAAA; self.rows() * walk::words(norm.channels, level.lanes())];
+        let mut mask = vec![0xAAAA; self.rows() * crate::vector::words(norm.channels, level.lanes())];
         let statistics = match given {
             None => train_at(level, norm, x, gamma, beta, residual, &mut y, &mut mask),
             Some(given) => {

@@ -4,7 +4,7 @@
 //! costs main memory one reading. Channels of a group keep their parameters and sums in registers.
 
 use crate::level::Kernel;
-use crate::vector::Vector;
+use crate::vector::{Vector, words};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -63,11 +63,6 @@ impl ForEachChunk {
         each.zip(also.par_chunks_mut(self.chunk / self.channels * per_row))
             .for_each(|((chunk, to), also)| f(self.range(chunk * self.chunk), to, also));
     }
-}
-
-/// Words of mask of a row: one a vector.
-pub(super) fn words(channels: usize, lanes: usize) -> usize {
-    channels.div_ceil(lanes)
 }
 
 /// Runs `$body` for groups of channels: `$WIDTH` vectors at once (4, 2 or 1), from channel `$channel` on.

@@ -36,10 +36,12 @@ pub(crate) enum Write {
     Add,
 }
 
-/// Some pixels of one image: those in these rows and columns.
+/// Some pixels of an image: those in these rows and columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Region {
+pub struct Window {
+    /// Their rows.
     pub rows: Range<usize>,
+    /// Their columns.
     pub columns: Range<usize>,
 }
 
@@ -209,11 +211,6 @@ impl Walk {
         self.parts.first().map_or(1, |part| part.rows.len() / part.rows_per_image)
     }
 
-    /// Runs a kernel compiled for what this multiplies.
-    fn run(&self, kernel: impl Kernel) {
-        if self.matrix.bf16 { self.level.run_bf16(kernel) } else { self.level.run(kernel) }
-    }
-
     /// Packs an image.
     #[inline(always)]
     fn pack<V: Vector>(&self, image: &[f32], to: &mut [f32]) {
@@ -226,34 +223,52 @@ impl Walk {
         }
     }
 
+    /// A part over all of `planes`, overwriting an `output` that begins where the image does.
+    #[inline(always)]
+    fn sweep<'a>(&'a self, part: &'a Packed, planes: &'a [f32], output: &'a mut [f32]) -> Sweep<'a> {
+        Sweep {
+            matrix: self.matrix,
+            planes,
+            block_pitch: self.plane.block_pitch(),
+            taps: &part.taps,
+            weights: part.weights.as_slice(),
+            rows: &part.rows,
+            origin: 0,
+            columns: part.columns,
+            column_step: part.column_step,
+            add: false,
+            output,
+        }
+    }
+
     /// Over a batch, on all threads.
     pub(super) fn over(&self, from: &[f32], to: &mut [f32]) {
         let batch = from.len() / self.from;
         // No output depends on how images are grouped, so the number of threads may decide.
         let group = self.group().min(batch.div_ceil(4 * rayon::current_num_threads())).max(1);
-        to.par_chunks_mut(group * self.to)
-            .zip(from.par_chunks(group * self.from))
-            .for_each(|(to, from)| self.run(Group { walk: self, from, to, rows: None, write: Write::Over }));
+        to.par_chunks_mut(group * self.to).zip(from.par_chunks(group * self.from)).for_each(|(to, from)| {
+            self.matrix.run(self.level, Group { walk: self, from, to, rows: None, write: Write::Over })
+        });
     }
 
     /// Over a few images, on this thread.
     pub(crate) fn images(&self, from: &[f32], to: &mut [f32], write: Write) {
         let group = self.group();
         for (to, from) in to.chunks_mut(group * self.to).zip(from.chunks(group * self.from)) {
-            self.run(Group { walk: self, from, to, rows: None, write });
+            self.matrix.run(self.level, Group { walk: self, from, to, rows: None, write });
         }
     }
 
     /// Some rows of one image of a forward pass, on this thread; `to` holds those rows.
     pub(crate) fn rows(&self, from: &[f32], to: &mut [f32], rows: Range<usize>) {
         assert!(self.parts.len() == 1 && from.len() == self.from, "rows are those of one image's forward pass");
-        self.run(Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
+        self.matrix.run(self.level, Group { walk: self, from, to, rows: Some(rows), write: Write::Over });
     }
 
     /// Some pixels of one image of a forward pass, on this thread; `to` holds the image.
-    pub(crate) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
+    pub(crate) fn region(&self, from: &[f32], to: &mut [f32], region: &Window) {
         assert!(self.parts.len() == 1 && from.len() == self.from, "a region is one of one image's forward pass");
-        self.run(Pixels { walk: self, from, to, region });
+        self.matrix.run(self.level, Pixels { walk: self, from, to, region });
     }
 }
 
@@ -307,43 +322,31 @@ struct Pixels<'a> {
     walk: &'a Walk,
     from: &'a [f32],
     to: &'a mut [f32],
-    region: &'a Region,
+    region: &'a Window,
 }
 
 impl Kernel for Pixels<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (Walk { plane, matrix, parts, .. }, Region { rows, columns }) = (self.walk, self.region);
-        let part = &parts[0];
+        let (walk, Window { rows, columns }) = (self.walk, self.region);
+        let part = &walk.parts[0];
         assert!(columns.end <= part.columns, "columns {columns:?} of {}", part.columns);
-        let mut planes = Scratch::of(self.walk.length + SLACK);
-        self.walk.pack::<V>(self.from, &mut planes.as_mut_slice()[..self.walk.length]);
+        let mut planes = Scratch::of(walk.length + SLACK);
+        walk.pack::<V>(self.from, &mut planes.as_mut_slice()[..walk.length]);
         let shifted = |row: &Row| Row {
-            from: row.from + columns.start * plane.block(),
+            from: row.from + columns.start * walk.plane.block(),
             to: row.to + columns.start * part.column_step,
         };
         let rows: Vec<Row> = part.rows[rows.clone()].iter().map(shifted).collect();
-        let sweep = Sweep {
-            matrix: *matrix,
-            planes: planes.as_slice(),
-            block_pitch: plane.block_pitch(),
-            taps: &part.taps,
-            weights: part.weights.as_slice(),
-            rows: &rows,
-            origin: 0,
-            columns: columns.len(),
-            column_step: part.column_step,
-            add: false,
-            output: self.to,
-        };
-        sweep.run::<V>();
+        let whole = walk.sweep(part, planes.as_slice(), self.to);
+        Sweep { rows: &rows, columns: columns.len(), ..whole }.run::<V>();
     }
 }
 
 impl Kernel for Group<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Walk { plane, length, matrix, parts, from: image_from, .. } = self.walk;
+        let Walk { length, parts, from: image_from, .. } = self.walk;
         let images = self.from.len() / image_from;
         let mut planes = Scratch::of(images * length + SLACK);
         for (image, packed) in self.from.chunks_exact(*image_from).zip(planes.as_mut_slice().chunks_exact_mut(*length))
@@ -353,21 +356,10 @@ impl Kernel for Group<'_> {
         for part in parts {
             let rows = self.rows.clone().unwrap_or(0..images * part.rows_per_image);
             let rows = &part.rows[rows];
-            let sweep = Sweep {
-                matrix: *matrix,
-                planes: planes.as_slice(),
-                block_pitch: plane.block_pitch(),
-                taps: &part.taps,
-                weights: part.weights.as_slice(),
-                rows,
-                // A forward pass writes its rows in order; elsewhere the output begins where the image does.
-                origin: if self.rows.is_some() { rows[0].to } else { 0 },
-                columns: part.columns,
-                column_step: part.column_step,
-                add: self.write == Write::Add,
-                output: &mut *self.to,
-            };
-            sweep.run::<V>();
+            let whole = self.walk.sweep(part, planes.as_slice(), &mut *self.to);
+            // A forward pass writes its rows in order; elsewhere the output begins where the image does.
+            let origin = if self.rows.is_some() { rows[0].to } else { 0 };
+            Sweep { rows, origin, add: self.write == Write::Add, ..whole }.run::<V>();
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Weights packed for the tiles: `[lane group][block][tap][depth within the block][lane]`.
 
 use super::half::{channels_of, word};
+use crate::Level;
+use crate::level::Kernel;
 use rayon::prelude::*;
 
 /// What is multiplied with what: `depth` channels are summed over, `lanes` channels are written.
@@ -17,6 +19,11 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
+    /// Runs a kernel compiled for what this multiplies.
+    pub fn run(&self, level: Level, kernel: impl Kernel) {
+        if self.bf16 { level.run_bf16(kernel) } else { level.run(kernel) }
+    }
+
     /// Vectors of the group that starts at `lane`: two while there is work for two, then one.
     #[inline(always)]
     pub fn group(&self, lane: usize) -> usize {

@@ -1,8 +1,8 @@
 //! From layers by name to a prepared network.
 
-use super::epilogue::words;
 use super::kernel::Kernel;
 use super::{Conv, Extent, Frozen, Input, Layer, Precision, Residual, Value, Work};
+use crate::vector::words;
 use crate::{Conv2d, Level};
 use std::sync::OnceLock;
 

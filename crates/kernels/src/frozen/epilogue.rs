@@ -1,7 +1,7 @@
 //! What follows a convolution's sums, and what precedes its gradient: passes over rows of channels.
 
 use crate::level::Kernel;
-use crate::vector::Vector;
+use crate::vector::{Vector, words};
 
 /// `y = relu(y + bias + residual)`, and which came out above 0.
 pub(super) struct Epilogue<'a> {
@@ -14,11 +14,6 @@ pub(super) struct Epilogue<'a> {
     pub relu: bool,
     /// [`words`] a row, or empty where nobody will ask.
     pub masks: &'a mut [u16],
-}
-
-/// Words of positive bits of a row of channels: one a vector.
-pub(super) fn words(channels: usize, lanes: usize) -> usize {
-    channels.div_ceil(lanes)
 }
 
 impl Kernel for Epilogue<'_> {

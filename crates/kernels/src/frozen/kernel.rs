@@ -1,7 +1,7 @@
 //! A convolution's weights, prepared in the way that suits its shape.
 
 use super::Precision;
-use crate::conv::{Region, Tile, Walk, Winograd, Write, pairs};
+use crate::conv::{Tile, Walk, Window, Winograd, Write, pairs};
 use crate::{Conv2d, Level};
 use std::ops::Range;
 
@@ -61,7 +61,7 @@ impl Kernel {
     }
 
     /// The pixels that are computed together with some.
-    pub(super) fn covering(&self, region: &Region) -> Region {
+    pub(super) fn covering(&self, region: &Window) -> Window {
         match self {
             Self::Direct(_) => region.clone(),
             Self::Winograd(winograd) => winograd.covering(region),
@@ -69,7 +69,7 @@ impl Kernel {
     }
 
     /// Some pixels of one image that [`Kernel::covering`] gave, on this thread; `to` holds the image.
-    pub(super) fn region(&self, from: &[f32], to: &mut [f32], region: &Region) {
+    pub(super) fn region(&self, from: &[f32], to: &mut [f32], region: &Window) {
         match self {
             Self::Direct(walk) => walk.region(from, to, region),
             Self::Winograd(winograd) => winograd.region(from, to, region),

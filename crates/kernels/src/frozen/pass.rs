@@ -1,10 +1,11 @@
 //! The passes: there for a value, there and back for a gradient of the pixels.
 
 use super::build::{GROUP, MOST_PLACES};
-use super::epilogue::{Epilogue, Gate, words};
+use super::epilogue::{Epilogue, Gate};
 use super::{Conv, Extent, Frozen, Value, Work};
 use crate::conv::Write;
 use crate::scratch::Scratch;
+use crate::vector::words;
 use rayon::prelude::*;
 
 impl Frozen {

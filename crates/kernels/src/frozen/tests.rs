@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_wrap)]
 
 use super::*;
+use crate::Window;
 use proptest::prelude::*;
 
 /// Numbers that look random, in [-1, 1).

@@ -11,7 +11,7 @@
 use super::epilogue::Epilogue;
 use super::pass::group;
 use super::{Conv, Extent, Filter, Frozen, Layer, Value, Work};
-use crate::conv::Region;
+use crate::conv::Window;
 use crate::scratch::Scratch;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -19,22 +19,13 @@ use std::ops::Range;
 /// Rows of an activation from which on a window's surroundings are a part of it that is worth the bookkeeping.
 const FEWEST_ROWS: usize = 24;
 
-/// Pixels of an image: those in these rows and columns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Their rows.
-    pub rows: Range<usize>,
-    /// Their columns.
-    pub columns: Range<usize>,
-}
-
 /// The early activations of an image that changes. See [`Frozen::changed`].
 #[derive(Debug)]
 pub struct Trace {
     /// Channels-last, the input first.
     values: Vec<Vec<f32>>,
     /// What the last change overwrote: value, where in it, and what was there row by row.
-    overwritten: Vec<(usize, Region)>,
+    overwritten: Vec<(usize, Window)>,
     saved: Vec<f32>,
     undone: bool,
 }
@@ -126,10 +117,10 @@ impl Trace {
 
     fn change(&mut self, net: &Frozen, x: &[f32], window: &Window) {
         let image = net.values[0];
-        let Window { rows, columns } = window.clone();
+        let Window { rows, columns } = window;
         let inside = |range: &Range<usize>, length: usize| range.start < range.end && range.end <= length;
         assert!(
-            inside(&rows, image.height) && inside(&columns, image.width),
+            inside(rows, image.height) && inside(columns, image.width),
             "{window:?} of an image of {}x{}",
             image.height,
             image.width
@@ -140,8 +131,7 @@ impl Trace {
         }
         self.overwritten.clear();
         self.saved.clear();
-        let region = Region { rows, columns };
-        self.enter(net, x, &region);
+        self.enter(net, x, window);
         for number in 0..self.values.len() - 1 {
             let layer = &net.layers[number];
             let Work::Conv(conv) = &layer.work else { unreachable!("kept activations come from convolutions") };
@@ -174,7 +164,7 @@ impl Trace {
     }
 
     /// The pixels of a window, scaled and shifted.
-    fn enter(&mut self, net: &Frozen, x: &[f32], region: &Region) {
+    fn enter(&mut self, net: &Frozen, x: &[f32], region: &Window) {
         let (input, image) = (&net.input, net.values[0]);
         self.overwrite(0, region.clone(), image);
         for row in rows_of(region, image) {
@@ -188,11 +178,11 @@ impl Trace {
     }
 
     /// What the change under way reached of a value.
-    fn region(&self, value: usize) -> &Region {
+    fn region(&self, value: usize) -> &Window {
         &self.overwritten[value].1
     }
 
-    fn overwrite(&mut self, value: usize, region: Region, extent: Extent) {
+    fn overwrite(&mut self, value: usize, region: Window, extent: Extent) {
         for row in rows_of(&region, extent) {
             self.saved.extend_from_slice(&self.values[value][row]);
         }
@@ -202,7 +192,7 @@ impl Trace {
 
 impl Conv {
     /// The pixels that depend on some of the input.
-    fn reached(&self, input: &Region, to: Extent) -> Region {
+    fn reached(&self, input: &Window, to: Extent) -> Window {
         let Filter { kernel, stride, padding } = self.filter;
         // Output pixel o sees the pixels from o * stride - padding on, `kernel` of them.
         let reached = |from: &Range<usize>, length: usize| {
@@ -210,11 +200,11 @@ impl Conv {
             let end = (from.end + padding).div_ceil(stride).min(length);
             first.min(end)..end
         };
-        Region { rows: reached(&input.rows, to.height), columns: reached(&input.columns, to.width) }
+        Window { rows: reached(&input.rows, to.height), columns: reached(&input.columns, to.width) }
     }
 }
 
-impl Region {
+impl Window {
     /// The smallest that holds both.
     fn and(self, other: &Self) -> Self {
         let both = |a: Range<usize>, b: &Range<usize>| match (a.is_empty(), b.is_empty()) {
@@ -227,8 +217,8 @@ impl Region {
 }
 
 /// The places of a region's values in an activation, row by row.
-fn rows_of(region: &Region, extent: Extent) -> impl Iterator<Item = Range<usize>> + use<> {
-    let Region { rows, columns } = region.clone();
+fn rows_of(region: &Window, extent: Extent) -> impl Iterator<Item = Range<usize>> + use<> {
+    let Window { rows, columns } = region.clone();
     rows.map(move |row| {
         let [from, to] = [columns.start, columns.end].map(|column| (row * extent.width + column) * extent.channels);
         from..to

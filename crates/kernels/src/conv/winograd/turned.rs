@@ -33,14 +33,14 @@ impl Winograd {
     }
 }
 
-/// The 3x3 of a transformed one, [`super::transformed`] the other way.
+/// The 3x3 of a transformed one, [`super::transform::transformed`] the other way.
 fn plain<const PATCH: usize>(u: [[f32; PATCH]; PATCH]) -> [f32; 9] {
     let half = u.map(row);
     let columns: [[f32; 3]; 3] = std::array::from_fn(|x| row(std::array::from_fn::<_, PATCH, _>(|y| half[y][x])));
     std::array::from_fn(|tap| columns[tap % 3][tap / 3])
 }
 
-/// What [`super::row_of_weights`] was made of.
+/// What [`super::transform::row_of_weights`] was made of.
 fn row<const PATCH: usize>(u: [f32; PATCH]) -> [f32; 3] {
     match PATCH {
         4 => [u[0], u[1] - u[2], u[3]],
@@ -51,7 +51,7 @@ fn row<const PATCH: usize>(u: [f32; PATCH]) -> [f32; 3] {
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::noise;
-    use super::super::transformed;
+    use super::super::transform::transformed;
     use super::*;
     use crate::Level;
 
