@@ -187,9 +187,9 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         return Err(usage(format!("--patch {side} is larger than the image, {smallest} pixels")));
     }
     let recipe = recipe(arguments);
-    if manifest.is_some() && bundle_path(&arguments.bundle).join("generations").is_dir() {
-        let base = bundle_path(&arguments.bundle).join("generations");
-        output.note(format!("this is the base; what was adapted from it are bundles in {}", base.display()));
+    let generations = bundle_path(&arguments.bundle).join("generations");
+    if manifest.is_some() && generations.is_dir() {
+        output.note(format!("this is the base; what was adapted from it are bundles in {}", generations.display()));
     }
     let folder = folder::of(arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {

@@ -4,7 +4,7 @@
 //! first window of the step-size rule compares the first loss with that of the start, as the paper says, where the program
 //! compares it with 0.
 
-use super::image::{Flight, Found, Image, Row, Target, Wanted, land, stream};
+use super::image::{Flight, Found, Image, Row, Target, Wanted, land, land_all, stream};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::Norm;
@@ -93,10 +93,7 @@ pub(super) fn run(
             last = iteration;
         }
     }
-    for flight in flights {
-        landed[flight.place] = Some(flight.found);
-    }
-    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+    land_all(flights, landed)
 }
 
 /// Every image at its start.

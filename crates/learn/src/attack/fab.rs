@@ -4,7 +4,7 @@
 //! Looks for the nearest image beyond the boundary to one class. An image leaves as soon as one within the budget is found;
 //! the published program goes on to its last iteration.
 
-use super::image::{Flight, Found, Image, Row, Target, Wanted, land};
+use super::image::{Flight, Found, Image, Row, Target, Wanted, land, land_all};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::Norm;
@@ -85,13 +85,10 @@ pub(super) fn run(
         },
     );
     land(&mut flights, &mut landed);
-    for mut flight in flights {
-        if flight.own.distance <= region.epsilon {
-            flight.found.fooled_at = Some(iterations);
-        }
-        landed[flight.place] = Some(flight.found);
+    for flight in flights.iter_mut().filter(|flight| flight.own.distance <= region.epsilon) {
+        flight.found.fooled_at = Some(iterations);
     }
-    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+    land_all(flights, landed)
 }
 
 /// Keeps a gradient.

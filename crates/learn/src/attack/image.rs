@@ -292,6 +292,14 @@ pub(super) fn land<T>(flights: &mut Vec<Flight<'_, T>>, landed: &mut [Option<Fou
     }
 }
 
+/// What came of every image, in their order, when the attack ends.
+pub(super) fn land_all<T>(flights: Vec<Flight<'_, T>>, mut landed: Vec<Option<Found>>) -> Vec<Found> {
+    for flight in flights {
+        landed[flight.place] = Some(flight.found);
+    }
+    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+}
+
 /// Random numbers that belong to a seed, an attack's run and an image.
 pub(super) fn stream(seed: u64, run: &str, image: u64) -> Stream {
     Stream::new(seed, &format!("{run}.{image}"))

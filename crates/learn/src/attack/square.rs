@@ -4,7 +4,7 @@
 //! The published program draws the place of a window once for the whole batch; here every image draws its own, so that a
 //! result does not depend on the batch.
 
-use super::image::{Flight, Found, Image, Row, Target, iterates, land, stream};
+use super::image::{Flight, Found, Image, Row, Target, iterates, land, land_all, stream};
 use super::objective::Goal;
 use super::region::Region;
 use super::victim::Pass;
@@ -135,10 +135,7 @@ impl Search<'_> {
                 flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
             }
         }
-        for flight in flights {
-            landed[flight.place] = Some(flight.found);
-        }
-        landed.into_iter().map(|found| found.expect("every image lands")).collect()
+        land_all(flights, landed)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Attacks that take fixed steps: noise, FGSM, R+FGSM and projected gradient descent.
 
-use super::image::{Flight, Found, Image, Row, Target, Wanted, land, stream};
+use super::image::{Flight, Found, Image, Row, Target, Wanted, land, land_all, stream};
 use super::objective::Goal;
 use super::region::Region;
 use gabion_spec::{Norm, Objective, Start};
@@ -80,10 +80,7 @@ pub(super) fn run(target: &Target<'_>, region: Region, images: &[Image<'_>], run
             flights.iter_mut().for_each(|flight| flight.found.earlier_loss = flight.found.loss);
         }
     }
-    for flight in flights {
-        landed[flight.place] = Some(flight.found);
-    }
-    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+    land_all(flights, landed)
 }
 
 /// `g <- momentum g + gradient / |gradient|_1` (Dong et al. 2018); the gradient itself without momentum.
@@ -131,8 +128,5 @@ pub(super) fn noise(target: &Target<'_>, region: Region, images: &[Image<'_>], d
         );
         land(&mut flights, &mut landed);
     }
-    for flight in flights {
-        landed[flight.place] = Some(flight.found);
-    }
-    landed.into_iter().map(|found| found.expect("every image lands")).collect()
+    land_all(flights, landed)
 }
