@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, ViewRow, assess};
 use gabion_experiment::measure::Rate;
-use gabion_runtime::Bundle;
+use gabion_runtime::{Bundle, generations};
 use gabion_spec::{Evaluate, Manifest, Norm, Objective, Pixels, Protocol};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -187,9 +187,9 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         return Err(usage(format!("--patch {side} is larger than the image, {smallest} pixels")));
     }
     let recipe = recipe(arguments);
-    let generations = bundle_path(&arguments.bundle).join("generations");
-    if manifest.is_some() && generations.is_dir() {
-        output.note(format!("this is the base; what was adapted from it are bundles in {}", generations.display()));
+    let adapted = bundle_path(&arguments.bundle).join(generations::GENERATIONS);
+    if manifest.is_some() && adapted.is_dir() {
+        output.note(format!("this is the base; what was adapted from it are bundles in {}", adapted.display()));
     }
     let folder = folder::of(arguments, &subject, &data, &recipe);
     if let Some(folder) = &folder {

@@ -56,9 +56,10 @@ pub fn adaptable(trust: &Trust) -> Result<(), GenerationError> {
 ///
 /// # Errors
 /// When the base's manifest cannot be read or is not trusted, `fill` fails, what it wrote is not a whole bundle for what the
-/// base is for, or not signed where that is required, `parent` was withdrawn or removed or the base replaced meanwhile, another process holds the lock, the disk is full or the folder cannot be
-/// written. Nothing is left of the new one, and what was served still is. (Where the very last step, syncing the folder,
-/// fails, the generation may be there without having been promised.)
+/// base is for, or not signed where that is required, `parent` was withdrawn or removed or the base replaced meanwhile,
+/// another process holds the lock, the disk is full or the folder cannot be written. Nothing is left of the new one,
+/// and what was served still is. (Where the very last step, syncing the folder, fails, the generation may be there
+/// without having been promised.)
 pub fn write<M>(
     bundle: &Path,
     trust: &Trust,
@@ -138,11 +139,12 @@ fn retire(names: &Names, base: &Manifest, trust: &Trust) -> (Vec<u64>, Option<Ge
 }
 
 /// Withdraws every generation above `to`, without one the newest that is served, and returns when that will outlast a loss
-/// of power. What is withdrawn does not come back and its number is not used again. What `trust` does not serve is passed over as if it were not whole.
+/// of power. What is withdrawn does not come back and its number is not used again. What `trust` does not serve is
+/// passed over as if it were not whole.
 ///
 /// # Errors
-/// When the generation that was asked for is not there or not whole, the base is not trusted where it is looked at, another process holds the lock, or the folder cannot
-/// be written; nothing newer than what was served is served then.
+/// When the generation that was asked for is not there or not whole, the base is not trusted where it is looked at,
+/// another process holds the lock, or the folder cannot be written; nothing newer than what was served is served then.
 pub fn rollback(bundle: &Path, trust: &Trust, to: Option<Source>) -> Result<Rolled, GenerationError> {
     let generations = bundle.join(GENERATIONS);
     if Names::read(bundle)?.highest == 0 {
