@@ -54,14 +54,21 @@ fn an_evaluation_that_is_killed_goes_on_and_ends_the_same() {
         assert!(!page.contains(other), "the page needs {other}");
     }
 
+    // Other attacks may share the folder, and what was there is kept.
+    let before = place.read("whole/result.json");
+    let other = "evaluate run --data synth --protocol paper --images 10 --epsilon 2/255 --out whole";
+    assert!(place.run(other).done().stderr.contains("whole/trust-1"));
+    assert!(!place.run(other).done().stderr.contains("trust"));
+    assert!(place.read("whole/trust-1/result.json") == before && place.read("whole/result.json") != before);
+
     // Other settings are another evaluation.
     place.run(&line.replace("--images 10", "--images 9")).refused(1, &["cut", "another evaluation", "--out"]);
 
     // Its images are what it says, and what is not is found out.
-    let verified = place.run("verify-adversarial run whole/adversarial.safetensors --data synth --json").json();
+    let verified = place.run("verify-adversarial run whole/trust-1/adversarial.safetensors --data synth --json").json();
     let budget = &verified["budgets"][0];
     assert_eq!((&budget["outside"], &budget["right"]), (&0.into(), &budget["said"]), "{verified}");
-    let mut bytes = place.read("whole/adversarial.safetensors");
+    let mut bytes = place.read("whole/trust-1/adversarial.safetensors");
     let last = bytes.len() - 4;
     bytes[last..].copy_from_slice(&2.0f32.to_le_bytes());
     place.write("bad.safetensors", &bytes);
@@ -79,6 +86,9 @@ fn what_cannot_be_evaluated_is_said() {
     place.write("noise.safetensors", "not a network");
     place.run("evaluate noise.safetensors --data synth").refused(1, &["noise.safetensors", "no network"]);
     place.run("evaluate run --data synth --images 4 --protocol paper --norm l2 --epsilon 0.5").done();
+    place.run("evaluate run --data synth --images 4 --norm l2 --epsilon 2.5").done();
+    place.run("evaluate run --data synth --images 4 --epsilon 2.5").refused(1, &["epsilons", "between 0 and 1"]);
+    place.run("evaluate run --data synth --restarts 2").refused(2, &["restarts", "`strong` and `apgd`"]);
     place.run("evaluate run --data synth --protocol nonsense").refused(2, &["nonsense"]);
     place.run("evaluate run --data synth --images 3 --patch 0 --protocol corruptions").refused(2, &["0"]);
 }

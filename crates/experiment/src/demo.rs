@@ -373,6 +373,7 @@ impl Work<'_> {
     fn evaluate(&self, bundle: &Bundle, observe: &mut dyn FnMut(DemoEvent)) -> Result<Evaluation, DemoError> {
         let Self { plan, options, data, .. } = self;
         let recipe = spec::Evaluate {
+            restarts: None,
             protocol: Protocol::Paper,
             objective: spec::Objective::CrossEntropy,
             norm: spec::Norm::Linf,

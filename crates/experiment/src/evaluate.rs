@@ -39,6 +39,7 @@ use gabion_learn::attack::Passes;
 use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
+use subject::Drawn;
 use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -113,6 +114,9 @@ pub struct Evaluation {
     pub seconds: f64,
     /// SHA-256 of the weights.
     pub weights_sha256: String,
+    /// Crops that an image was classified by, drawn anew in every pass; none where it was classified as a whole.
+    #[serde(rename = "crops", skip_serializing_if = "Option::is_none")]
+    over: Option<Drawn>,
     /// The adversarial images of each budget, `[images, 3, height, width]`, where they were kept.
     #[serde(skip)]
     adversarial: Option<Vec<(Pixels, Vec<f32>)>>,
@@ -235,7 +239,8 @@ impl Evaluation {
 
     /// The measured numbers as claims of a bundle's manifest: `clean`, `pgd-20 8/255` and so on.
     pub fn claims(&self, data: &str, command: &str) -> Vec<Claim> {
-        let claim = |what: String, rate: Rate| rate.claim(what, data, command);
+        let over = self.over.map_or_else(String::new, |over| format!(", {} views", over.views));
+        let claim = |what: String, rate: Rate| rate.claim(format!("{what}{over}"), data, command);
         let attacks = self.headlines().filter(|row| !row.withheld).map(|row| claim(row.what(), row.rate));
         std::iter::once(claim("clean".into(), self.clean)).chain(attacks).collect()
     }
@@ -266,6 +271,7 @@ struct Scene<'a> {
     keep: Keep,
     data_sha256: String,
     weights: String,
+    over: Option<Drawn>,
     seconds: Cell<f64>,
 }
 
@@ -291,10 +297,13 @@ impl<'a> Scene<'a> {
             hash.update(test.labels[index].to_le_bytes());
         }
         let data_sha256 = hexadecimal(&hash.finalize());
-        let about = serde_json::json!({
+        let mut about = serde_json::json!({
             "attacks": ATTACKS_VERSION, "weights": subject.weights, "data_sha256": data_sha256, "seed": recipe.seed,
             "norm": recipe.norm, "images": indices.len(), "indices": indices, "device": format!("{:?}", subject.device()),
         });
+        if let Some(over) = subject.over {
+            about["crops"] = serde_json::json!(over);
+        }
         let key = hexadecimal(&Sha256::digest(about.to_string()));
         let journal = Journal::open(options.journal.as_deref(), key, &about)?;
         Ok(Self {
@@ -307,6 +316,7 @@ impl<'a> Scene<'a> {
             keep: options.keep,
             data_sha256,
             weights: subject.weights.clone(),
+            over: subject.over,
             seconds: Cell::new(0.0),
         })
     }
@@ -327,8 +337,14 @@ fn budgets(recipe: &spec::Evaluate, options: &Options) -> Result<Vec<Pixels>> {
     if recipe.images == Some(0) {
         return invalid("images", "0 images measure nothing; leave the key out to use all".into());
     }
-    if let Some(wrong) = recipe.epsilons.iter().find(|epsilon| !(0.0..=1.0).contains(&epsilon.0)) {
-        return invalid("epsilons", format!("{wrong} is not between 0 and 1; write it as 8/255 or 0.01"));
+    // Of L2 there are points of the box farther than 1.
+    let most = if recipe.norm == Norm::L2 { f32::MAX } else { 1.0 };
+    if let Some(wrong) = recipe.epsilons.iter().find(|epsilon| !(0.0..=most).contains(&epsilon.0)) {
+        let bound = if recipe.norm == Norm::L2 { "a length from 0 on" } else { "between 0 and 1" };
+        return invalid("epsilons", format!("{wrong} is not {bound}; write it as 8/255 or 0.01"));
+    }
+    if let Err(error) = recipe.validate() {
+        return Err(Error::Recipe(error));
     }
     let mut epsilons = recipe.epsilons.clone();
     epsilons.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -148,6 +148,23 @@ impl Attack {
         vec![apgd(Objective::CrossEntropy), apgd(Objective::Dlr)]
     }
 
+    /// The same from so many random starts, where it has restarts.
+    #[must_use]
+    pub fn restarted(self, times: u32) -> Self {
+        match self {
+            Self::Pgd { objective, steps, step, start, momentum, eot, .. } => {
+                Self::Pgd { objective, steps, step, restarts: times, start, momentum, eot }
+            }
+            Self::Apgd { objective, iterations, eot, .. } => {
+                Self::Apgd { objective, iterations, restarts: times, eot }
+            }
+            Self::ApgdTargeted { targets, iterations, eot, .. } => {
+                Self::ApgdTargeted { targets, iterations, restarts: times, eot }
+            }
+            other => other,
+        }
+    }
+
     /// A short name, the field's own where there is one: `pgd-20`, `pgd-50x5`, `apgd-ce`, `square`.
     pub fn name(&self) -> String {
         let of = |objective: Objective| match objective {
@@ -157,7 +174,11 @@ impl Attack {
         };
         let times = |restarts: u32| if restarts == 1 { String::new() } else { format!("x{restarts}") };
         let drawn = |eot: u32| if eot == 1 { String::new() } else { format!(" eot-{eot}") };
-        let long = |iterations: u32| if iterations == 100 { String::new() } else { format!("-{iterations}") };
+        // The usual length goes without saying.
+        let long = |iterations: u32, restarts: u32| match (iterations, restarts) {
+            (100, 1) => String::new(),
+            _ => format!("-{iterations}{}", times(restarts)),
+        };
         match *self {
             Self::Noise { draws } => format!("noise x{draws}"),
             Self::Fgsm { objective } => format!("fgsm{}", of(objective)),
@@ -168,12 +189,12 @@ impl Attack {
             }
             Self::Apgd { objective, iterations, restarts, eot } => {
                 let of = if objective == Objective::CrossEntropy { "-ce" } else { of(objective) };
-                format!("apgd{of}{}{}{}", long(iterations), times(restarts), drawn(eot))
+                format!("apgd{of}{}{}", long(iterations, restarts), drawn(eot))
             }
             Self::ApgdTargeted { iterations, restarts, eot, .. } => {
-                format!("apgd-t{}{}{}", long(iterations), times(restarts), drawn(eot))
+                format!("apgd-t{}{}", long(iterations, restarts), drawn(eot))
             }
-            Self::FabTargeted { iterations, .. } => format!("fab-t{}", long(iterations)),
+            Self::FabTargeted { iterations, .. } => format!("fab-t{}", long(iterations, 1)),
             Self::Square { queries: 5000 } => "square".into(),
             Self::Square { queries } => format!("square-{queries}"),
         }

@@ -16,31 +16,52 @@ impl Pixels {
     pub const fn of_255(levels: f32) -> Self {
         Self(levels / 255.0)
     }
+
+    /// Reads a Euclidean length of many pixels, which may be more than 1.
+    ///
+    /// # Errors
+    /// When it is no number from 0 on.
+    pub fn length(text: &str) -> Result<Self, ParsePixelsError> {
+        let found = number(text).filter(|value| *value >= 0.0 && value.is_finite());
+        found.map(Self).ok_or_else(|| ParsePixelsError { text: text.to_string(), most: None })
+    }
 }
 
 /// What was wrong with a pixel budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParsePixelsError(String);
+pub struct ParsePixelsError {
+    text: String,
+    most: Option<u32>,
+}
 
 impl fmt::Display for ParsePixelsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not a pixel budget between 0 and 1; write it as 8/255 or 0.01", self.0)
+        let Self { text, most } = self;
+        match most {
+            Some(most) => write!(f, "`{text}` is not a pixel budget between 0 and {most}; write it as 8/255 or 0.01"),
+            None => write!(f, "`{text}` is not a length from 0 on; write it as 128/255 or 0.5"),
+        }
     }
 }
 
 impl core::error::Error for ParsePixelsError {}
 
+/// `8/255` or a bare number.
+fn number(text: &str) -> Option<f32> {
+    match text.split_once('/') {
+        Some((above, below)) => {
+            above.trim().parse::<f32>().ok().zip(below.trim().parse::<f32>().ok()).map(|(a, b)| a / b)
+        }
+        None => text.trim().parse::<f32>().ok(),
+    }
+}
+
 impl FromStr for Pixels {
     type Err = ParsePixelsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = match text.split_once('/') {
-            Some((above, below)) => {
-                above.trim().parse::<f32>().ok().zip(below.trim().parse::<f32>().ok()).map(|(a, b)| a / b)
-            }
-            None => text.trim().parse::<f32>().ok(),
-        };
-        parsed.filter(|value| (0.0..=1.0).contains(value)).map(Pixels).ok_or_else(|| ParsePixelsError(text.to_string()))
+        let found = number(text).filter(|value| (0.0..=1.0).contains(value));
+        found.map(Pixels).ok_or_else(|| ParsePixelsError { text: text.to_string(), most: Some(1) })
     }
 }
 
@@ -81,7 +102,7 @@ impl<'de> Deserialize<'de> for Pixels {
                 if (0.0..=1.0).contains(&value) {
                     Ok(Pixels(value))
                 } else {
-                    Err(E::custom(ParsePixelsError(value.to_string())))
+                    Err(E::custom(ParsePixelsError { text: value.to_string(), most: Some(1) }))
                 }
             }
 

@@ -219,6 +219,10 @@ pub struct Evaluate {
     /// What PGD climbs in the protocols that are PGD alone.
     #[serde(default)]
     pub objective: Objective,
+    /// Random restarts in the protocols [`Protocol::Strong`] and [`Protocol::Apgd`], for each target where there are
+    /// targets; 5 and 1 when absent.
+    #[serde(default)]
+    pub restarts: Option<u32>,
     /// Test images, the same number of each class as far as that goes; all when absent.
     pub images: Option<u32>,
     /// Seeds the choice of images and whatever an attack draws.
@@ -260,10 +264,25 @@ impl Default for Evaluate {
             protocol: Protocol::Paper,
             norm: Norm::Linf,
             objective: Objective::CrossEntropy,
+            restarts: None,
             images: None,
             seed: 0,
             epsilons: vec![Pixels::of_255(4.0), Pixels::of_255(8.0)],
         }
+    }
+}
+
+impl Evaluate {
+    /// Checks what can be checked without images.
+    ///
+    /// # Errors
+    /// The first key that makes no sense.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let Some(restarts) = self.restarts else { return Ok(()) };
+        ensure((1..=1000).contains(&restarts), "restarts", || format!("{restarts} is outside 1..=1000"))?;
+        ensure(matches!(self.protocol, Protocol::Strong | Protocol::Apgd), "restarts", || {
+            "only the protocols `strong` and `apgd` restart; leave the key out".into()
+        })
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Arguments {
     /// What PGD climbs in the protocols that are PGD alone.
     #[arg(long, value_enum, default_value = "ce")]
     loss: LossArgument,
+    /// Random restarts in the protocols `strong` and `apgd`, for each target where there are targets; by default 5 and 1.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    restarts: Option<u32>,
     /// Test images, the same number of each class as far as that goes; all when absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
@@ -39,12 +42,12 @@ pub struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Budgets; by default 4/255,8/255,16/255, or 8/255 of a longer protocol, or 0.5 of L2.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = Pixels::length)]
     epsilon: Vec<Pixels>,
     /// Images attacked together; does not change the result.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// Crops of an image in the protocol `views`.
+    /// Crops of an image in the protocols `views` and `autoattack-rand`.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     views: u32,
     /// Sides in pixels of the patches in the protocol `corruptions`.
@@ -82,7 +85,8 @@ enum ProtocolArgument {
     Apgd,
     /// AutoAttack, standard version.
     Autoattack,
-    /// AutoAttack, the version for classifiers that draw at random: gradients averaged over 20 draws.
+    /// AutoAttack, the version for classifiers that draw at random, on the classifier over many fresh crops: gradients
+    /// averaged over 20 draws.
     AutoattackRand,
     /// The classifier over many crops, attacked crop by crop and as an image.
     Views,
@@ -187,6 +191,12 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         return Err(usage(format!("--patch {side} is larger than the image, {smallest} pixels")));
     }
     let recipe = recipe(arguments);
+    recipe.validate().map_err(|error| usage(error.to_string()))?;
+    // A network's file has no encoder and head to classify crops with: its version of AutoAttack is the standard one.
+    let subject = match arguments.protocol {
+        ProtocolArgument::AutoattackRand if subject.has_crops() => subject.over_crops(arguments.views, arguments.seed)?,
+        _ => subject,
+    };
     let adapted = bundle_path(&arguments.bundle).join(generations::GENERATIONS);
     if manifest.is_some() && adapted.is_dir() {
         output.note(format!("this is the base; what was adapted from it are bundles in {}", adapted.display()));
@@ -241,8 +251,8 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
     output.result(&value, || tables(&assessment))?;
     // A full disk does not take away the numbers.
     written.into_iter().flatten().try_for_each(|written| Ok::<(), Failure>(written?))?;
-    if let Some(filed) = filed {
-        filed?;
+    if let Some(Some(aside)) = filed.transpose()? {
+        output.note(format!("results of other attacks that were in the folder are now in {}", aside.display()));
     }
     if arguments.claim { claim(&bundle_path(&arguments.bundle), &device, &assessment, &data) } else { Ok(()) }
 }
@@ -264,7 +274,8 @@ fn recipe(arguments: &Arguments) -> Evaluate {
         LossArgument::Margin => Objective::Margin,
     };
     let (images, seed) = (arguments.images, arguments.seed);
-    Evaluate { protocol: arguments.protocol.into(), norm, objective, images, seed, epsilons }
+    let restarts = arguments.restarts;
+    Evaluate { protocol: arguments.protocol.into(), norm, objective, restarts, images, seed, epsilons }
 }
 
 /// What a person reads: numbers, and why to believe them.

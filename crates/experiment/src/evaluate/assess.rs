@@ -3,6 +3,7 @@
 use super::course::Course;
 use super::plan::{stages, too_short};
 use super::same_classes;
+use super::subject::Drawn;
 use super::{
     Corruptions, Evaluation, Headline, Options, Progress, Row, Scene, Subject, Trust, ViewRow, Views, corruptions,
     trust, views, wide,
@@ -65,9 +66,14 @@ pub fn assess(
     let victim = subject.victim();
     let mut course = Course::new(&battery, victim, observer)?;
     let mut warnings = subject.warnings.clone();
-    if recipe.protocol == Protocol::AutoattackRand && !subject.victim().random() {
-        warnings
-            .push("autoattack rand: this classifier draws nothing at random; autoattack is the version for it".into());
+    match subject.over {
+        Some(Drawn { views, .. }) => {
+            warnings.push(format!("clean and attacked: the classifier over {views} crops, drawn anew in every pass"));
+        }
+        None if recipe.protocol == Protocol::AutoattackRand => {
+            warnings.push("autoattack rand: this classifier draws nothing; autoattack is the version for it".into());
+        }
+        None => {}
     }
     let over_views = match (recipe.protocol, &subject.parts) {
         (Protocol::Views, _) | (Protocol::All, Some(_)) => {
@@ -78,7 +84,7 @@ pub fn assess(
     let (mut reports, mut others) = (Vec::new(), Vec::new());
     for epsilon in scene.epsilons.clone() {
         let region = Region { norm: recipe.norm, epsilon: epsilon.0 };
-        for stage in stages(recipe.protocol, recipe.objective, epsilon) {
+        for stage in stages(recipe, epsilon) {
             warnings.extend(stage.attacks.iter().filter_map(|attack| too_short(attack, epsilon)));
             warnings.extend(stage.attacks.iter().flat_map(|attack| notes(attack, subject.outputs)));
             course.run(&battery, victim, &stage, region, observer)?;

@@ -66,6 +66,11 @@ impl Attacked {
 /// What an attack by any function of images gives.
 pub(super) type Made = Result<Vec<Found>>;
 
+/// Of passes that failed no number is kept: the reason is said, and not that they are not finite.
+fn finished(victim: &dyn Classifier) -> Result<()> {
+    victim.failed().map_or(Ok(()), |why| Err(Error::Views { why }))
+}
+
 impl Battery<'_> {
     /// Values of an image.
     fn length(&self) -> usize {
@@ -105,6 +110,7 @@ impl Battery<'_> {
     pub(super) fn logits(&self, victim: &dyn Classifier, x: &[f32], places: &[usize]) -> Result<Vec<Vec<f32>>> {
         let names: Vec<u64> = places.iter().map(|&place| self.indices[place] as u64).collect();
         let logits = victim.logits(x, Pass { images: &names, draw: FRESH });
+        finished(victim)?;
         let rows: Vec<Vec<f32>> = logits.chunks_exact(victim.classes()).map(<[f32]>::to_vec).collect();
         match rows.iter().position(|row| !row.iter().all(|logit| logit.is_finite())) {
             Some(row) => Err(Error::NotFinite { part: "test", image: self.indices[places[row]] }),
@@ -122,7 +128,10 @@ impl Battery<'_> {
     ) -> Result<Attacked> {
         let size = [self.images.height, self.images.width];
         let campaign = Campaign { victim, region: order.region, size, seed: self.seed.wrapping_add(order.seed) };
-        self.assault(order, standing, observer, &mut |images| Ok(attack::run(&order.attack, campaign, images)))
+        self.assault(order, standing, observer, &mut |images| {
+            let found = attack::run(&order.attack, campaign, images);
+            finished(victim).map(|()| found)
+        })
     }
 
     /// The same by any function of images.

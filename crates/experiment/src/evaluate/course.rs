@@ -228,6 +228,7 @@ impl Course {
             images,
             data_sha256: scene.data_sha256.clone(),
             weights_sha256: scene.weights.clone(),
+            over: scene.over,
             clean: Rate::new(right, images),
             seconds: scene.seconds.get(),
             attacks: self.rows,

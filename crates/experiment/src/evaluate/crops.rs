@@ -4,7 +4,8 @@
 //! attack, because an attacker owns the image and not the draws. [`DrawnCrops`] perturbs every view by itself as it was
 //! drawn, as the reference code does: an attacker that nobody has, and whose views fit no image.
 
-use super::subject::Parts;
+use super::subject::{Parts, Subject};
+use crate::measure::{Error, Result};
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use gabion_augment::{Draw, ViewId, sample};
@@ -14,6 +15,7 @@ use gabion_runtime::Pipeline;
 use gabion_runtime::frozen::Frozen;
 use gabion_runtime::pipeline::Source;
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// Views that go through the network at once.
 const TOGETHER: usize = 512;
@@ -22,20 +24,41 @@ const TOGETHER: usize = 512;
 type Weights<'a> = &'a mut dyn FnMut(&[f32]) -> Vec<f32>;
 
 /// What both are made of.
-pub(super) struct Over<'a> {
-    pub(super) parts: &'a Parts,
+pub(super) struct Over {
+    parts: Arc<Parts>,
     /// Views of an image.
-    pub(super) views: usize,
+    views: usize,
     pub(super) size: [u32; 2],
-    pub(super) classes: usize,
-    pub(super) device: Device,
+    classes: usize,
+    device: Device,
     pub(super) seed: u64,
-    pub(super) pipeline: Pipeline,
+    pipeline: Pipeline,
     /// What made a pass fail; there is no number from then on.
-    pub(super) failed: RefCell<Option<String>>,
+    failed: RefCell<Option<String>>,
 }
 
-impl Over<'_> {
+impl Over {
+    /// `views` crops of an image, drawn by `seed`.
+    pub(super) fn new(subject: &Subject, views: u32, seed: u64) -> Result<Self> {
+        let parts = subject.parts.clone().ok_or_else(|| Error::NoViews { name: subject.name.clone() })?;
+        let device = subject.device().clone();
+        Ok(Self {
+            parts,
+            views: views as usize,
+            size: [subject.input.height, subject.input.width],
+            classes: subject.outputs,
+            pipeline: Pipeline::cpu(device.clone()),
+            device,
+            seed,
+            failed: RefCell::new(None),
+        })
+    }
+
+    /// How crops are drawn, for people.
+    pub(super) fn described(&self) -> String {
+        format!("{} views of {:?}", self.views, self.parts.augment)
+    }
+
     fn length(&self) -> usize {
         3 * (self.size[0] * self.size[1]) as usize
     }
@@ -59,7 +82,7 @@ impl Over<'_> {
     /// Logits of images from their views `[rows * views, 3, height, width]`, image-major.
     fn classify(&self, views: Tensor<4>) -> Tensor<2> {
         let [rows, ..] = views.dims();
-        let Parts { plain, graph, .. } = self.parts;
+        let Parts { plain, graph, .. } = &*self.parts;
         let (model, head) = if views.device().is_autodiff() { graph } else { plain };
         let feature = model.feature(views, Mode::Frozen);
         let [_, length] = feature.dims();
@@ -126,10 +149,10 @@ impl Over<'_> {
 }
 
 /// Fresh views in every pass.
-pub(super) struct Crops<'a>(pub(super) Over<'a>);
+pub(super) struct Crops(pub(super) Over);
 
-impl Crops<'_> {
-    fn pass(&self, x: &[f32], pass: Pass<'_>, weights: Option<Weights<'_>>) -> Result<(Vec<f32>, Vec<f32>), String> {
+impl Crops {
+    fn pass(&self, x: &[f32], pass: Pass<'_>, weights: Option<Weights<'_>>) -> std::result::Result<(Vec<f32>, Vec<f32>), String> {
         let over = &self.0;
         let sources: Vec<Source<'_>> = x.chunks_exact(over.length()).map(|x| Source::floats(x, over.size)).collect();
         let draws = over.draws(pass);
@@ -179,13 +202,17 @@ impl Crops<'_> {
     }
 }
 
-impl Classifier for Crops<'_> {
+impl Classifier for Crops {
     fn classes(&self) -> usize {
         self.0.classes
     }
 
     fn random(&self) -> bool {
         true
+    }
+
+    fn failed(&self) -> Option<String> {
+        self.0.failed.borrow_mut().take()
     }
 
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
@@ -199,9 +226,9 @@ impl Classifier for Crops<'_> {
 }
 
 /// Views as they were drawn, each perturbed by itself: an image's row is `[views, 3, height, width]`.
-pub(super) struct DrawnCrops<'a>(pub(super) Over<'a>);
+pub(super) struct DrawnCrops(pub(super) Over);
 
-impl DrawnCrops<'_> {
+impl DrawnCrops {
     /// The views of images at a draw, one row an image.
     pub(super) fn rows(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
         let over = &self.0;
@@ -219,7 +246,7 @@ impl DrawnCrops<'_> {
     }
 }
 
-impl Classifier for DrawnCrops<'_> {
+impl Classifier for DrawnCrops {
     fn classes(&self) -> usize {
         self.0.classes
     }

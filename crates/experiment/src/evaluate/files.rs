@@ -1,6 +1,7 @@
 //! An evaluation in files, written whole or not at all.
 
 use super::Evaluation;
+use super::subject::Drawn;
 use crate::measure::{Error, Result};
 use gabion_runtime::durable;
 use gabion_spec::{Norm, Pixels};
@@ -67,7 +68,7 @@ impl Evaluation {
         }
         let standing = kept.iter().map(|(epsilon, _)| (tensor_name(*epsilon), self.standing(*epsilon))).collect();
         let norm = self.attacks.first().map_or_else(Norm::default, |row| row.norm);
-        let about = About { weights: self.weights_sha256.clone(), norm, standing };
+        let about = About { weights: self.weights_sha256.clone(), norm, standing, crops: self.over };
         // One entry, because a file with several has them in any order.
         let text = serde_json::to_string(&about).expect("plain data");
         let metadata = HashMap::from([(ABOUT.to_string(), text)]);
@@ -91,6 +92,9 @@ pub(super) struct About {
     pub(super) norm: Norm,
     /// By the name of a tensor, how many of its images the model gets right.
     pub(super) standing: BTreeMap<String, usize>,
+    /// The crops that images were classified by, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) crops: Option<Drawn>,
 }
 
 /// The tensor of a budget's adversarial images: `adversarial_8_255` of 8/255, `adversarial_0.01` of 0.01.

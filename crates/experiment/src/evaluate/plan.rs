@@ -1,6 +1,6 @@
 //! Which attacks a protocol is made of.
 
-use gabion_spec::{Attack, Objective, Pixels, Protocol, Start};
+use gabion_spec::{Attack, Evaluate, Objective, Pixels, Protocol, Start};
 
 /// Attacks of one budget that belong together: each sees what the ones before it left.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,14 +21,16 @@ fn climb(objective: Objective, steps: u32, step: Pixels, restarts: u32, start: S
 }
 
 /// The stages of a protocol at a budget. Protocols that are more than attacks (trust, corruptions) have those of their
-/// headline here. `objective` is what PGD climbs where a protocol is PGD alone.
-pub fn stages(protocol: Protocol, objective: Objective, epsilon: Pixels) -> Vec<Stage> {
+/// headline here.
+pub fn stages(recipe: &Evaluate, epsilon: Pixels) -> Vec<Stage> {
+    let Evaluate { protocol, objective, restarts, .. } = *recipe;
+    let apgd = [Attack::APGD_CE, Attack::APGD_T].map(|attack| attack.restarted(restarts.unwrap_or(1)));
     let alone = |attack| vec![Stage { name: None, attacks: vec![attack] }];
     match protocol {
         Protocol::Paper => alone(climb(objective, 20, Pixels(0.01), 1, Start::Zero)),
         Protocol::Paper2Step => alone(climb(objective, 2, Pixels(0.01), 1, Start::Zero)),
-        Protocol::Strong => alone(climb(objective, 50, Pixels(epsilon.0 / 4.0), 5, Start::Random)),
-        Protocol::Apgd => vec![Stage { name: Some("apgd"), attacks: vec![Attack::APGD_CE, Attack::APGD_T] }],
+        Protocol::Strong => alone(climb(objective, 50, Pixels(epsilon.0 / 4.0), restarts.unwrap_or(5), Start::Random)),
+        Protocol::Apgd => vec![Stage { name: Some("apgd"), attacks: apgd.to_vec() }],
         Protocol::AutoattackRand => vec![Stage { name: Some("autoattack rand"), attacks: Attack::autoattack_rand() }],
         Protocol::Autoattack | Protocol::Trust | Protocol::All => {
             vec![Stage { name: Some("autoattack"), attacks: Attack::autoattack() }]

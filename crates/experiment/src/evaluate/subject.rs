@@ -1,5 +1,6 @@
 //! What is evaluated: the head of a bundle, or a network trained elsewhere.
 
+use super::crops::{Crops, Over};
 use crate::measure::{Error, Result};
 use burn::Tensor;
 use burn::module::Module;
@@ -10,6 +11,7 @@ use gabion_runtime::Bundle;
 use gabion_runtime::devices::is_cpu;
 use gabion_runtime::frozen::{Frozen, network};
 use gabion_spec::{Augment, Crop, HeadKind, Input};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, with autodiff where the images are.
@@ -30,7 +32,9 @@ pub struct Subject {
     /// What a reader should know of it.
     pub warnings: Vec<String>,
     /// Encoder and head, where it has them: a classifier over many crops needs both.
-    pub(crate) parts: Option<Parts>,
+    pub(crate) parts: Option<Arc<Parts>>,
+    /// Crops of an image and the seed that draws them, where it is classified by these.
+    pub(crate) over: Option<Drawn>,
     victim: Victim,
     device: Device,
 }
@@ -40,6 +44,18 @@ enum Victim {
     Device(Network<Classify>),
     /// The same prepared for the CPU.
     Cpu(Arc<Frozen>),
+    /// The mean over fresh crops.
+    Crops(Box<Crops>),
+}
+
+/// The crops that an image is classified by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drawn {
+    /// How many.
+    pub(crate) views: u32,
+    /// What draws them.
+    pub(crate) seed: u64,
 }
 
 /// What a classifier over crops is made of.
@@ -93,7 +109,8 @@ impl Subject {
             classes: manifest.classes.clone(),
             outputs,
             warnings,
-            parts: Some(Parts { plain, graph, augment, frozen: frozen.clone() }),
+            parts: Some(Arc::new(Parts { plain, graph, augment, frozen: frozen.clone() })),
+            over: None,
             victim: match frozen {
                 Some(frozen) => Victim::Cpu(frozen),
                 None => Victim::on(&device, manifest.input, outputs, classify),
@@ -118,6 +135,7 @@ impl Subject {
             outputs,
             warnings: Vec::new(),
             parts: None,
+            over: None,
             victim: Victim::on(device, input, outputs, Box::new(classify)),
             device: device.clone().inner(),
         }
@@ -129,11 +147,26 @@ impl Subject {
         Self { victim: Victim::Cpu(Arc::new(frozen)), ..self }
     }
 
+    /// The classifier over `views` crops of an image, which are drawn anew in every pass: what is attacked from now on.
+    ///
+    /// # Errors
+    /// When there are no encoder and head to it.
+    pub fn over_crops(self, views: u32, seed: u64) -> Result<Self> {
+        let crops = Box::new(Crops(Over::new(&self, views, seed)?));
+        Ok(Self { victim: Victim::Crops(crops), over: Some(Drawn { views, seed }), ..self })
+    }
+
+    /// Whether it is made of an encoder and a head, as a classifier over many crops has to be.
+    pub fn has_crops(&self) -> bool {
+        self.parts.is_some()
+    }
+
     /// As an attack sees it.
     pub fn victim(&self) -> &dyn Classifier {
         match &self.victim {
             Victim::Device(network) => network,
             Victim::Cpu(frozen) => &**frozen,
+            Victim::Crops(crops) => &**crops,
         }
     }
 

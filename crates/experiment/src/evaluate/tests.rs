@@ -3,7 +3,6 @@ use crate::measure::pixels;
 use crate::toy;
 use gabion_learn::attack::{Pass, Region, first_of_greatest};
 use gabion_runtime::Bundle;
-use gabion_spec::Objective;
 use safetensors::SafeTensors;
 
 fn run(bundle: &Bundle, recipe: &spec::Evaluate, options: Options) -> Evaluation {
@@ -41,7 +40,7 @@ fn a_verdict_does_not_depend_on_its_batch() {
         let many = run(&bundle, &recipe, Options { batch: 32, ..Options::default() });
         assert_eq!(seven.verdicts, many.verdicts);
         assert_eq!((seven.images, seven.clean.images), (20, 20));
-        let name = stages(protocol, Objective::CrossEntropy, Pixels::of_255(2.0))[0].attacks[0].name();
+        let name = stages(&recipe, Pixels::of_255(2.0))[0].attacks[0].name();
         assert_eq!(seven.attacks[0].what(), format!("{name} 2/255"));
         let last = heard.last().unwrap();
         assert_eq!((&last.what, last.right as u64), (&seven.attacks[1].what(), seven.attacks[1].rate.right));
@@ -271,4 +270,50 @@ fn adversarial_images_are_verified_out_of_their_file() {
     std::fs::write(&file, &bytes).unwrap();
     let error = verify(&subject, &toy::images(3, 2), &file).unwrap_err().to_string();
     assert!(error.contains("another label"), "{error}");
+}
+
+#[test]
+fn a_classifier_over_crops_is_attacked_as_it_draws() {
+    let bundle = toy::with_head(&toy::device());
+    let subject = || Subject::bundle(&bundle, &toy::device()).unwrap();
+    let over = subject().over_crops(3, 4).unwrap();
+    assert!(over.victim().random());
+    let images = toy::images(48, 2);
+    let recipe = spec::Evaluate { images: Some(4), ..recipe(Protocol::AutoattackRand, &[8.0]) };
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Some(folder.path().join("e"));
+    let options = Options { keep: Keep::Fooling, journal, ..Options::default() };
+    let measure = |subject: &Subject| evaluate(subject, &images, &recipe, &options, &mut |_| {});
+    let found = measure(&over).unwrap();
+    assert!(found.attacks[2].rate.right <= found.clean.right);
+    // 100 iterations, the start, 20 draws of each.
+    assert!(found.attacks[0].passes.gradients >= 2000 * found.clean.right);
+    assert!(found.warnings.iter().any(|warning| warning.contains("3 crops")), "{:?}", found.warnings);
+    let claims: Vec<String> = found.claims("toy", "").into_iter().map(|claim| claim.what).collect();
+    assert_eq!(claims, ["clean, 3 views", "autoattack rand 8/255, 3 views"]);
+    // What fooled the crops is verified by the same crops, whatever the whole image says.
+    let file = folder.path().join("images.safetensors");
+    found.write_adversarial(&file).unwrap();
+    let verified = verify(&subject(), &images, &file).unwrap();
+    assert!(verified[0].holds() && verified[0].right as u64 == found.attacks[2].rate.right, "{verified:?}");
+    // The classifier of whole images is another, and has a folder of its own.
+    assert!(matches!(measure(&subject()), Err(Error::OtherEvaluation { .. })));
+}
+
+#[test]
+fn restarts_are_asked_for_by_number() {
+    let bundle = toy::with_head(&toy::device());
+    let more = spec::Evaluate { images: Some(6), restarts: Some(2), ..recipe(Protocol::Apgd, &[8.0]) };
+    let names: Vec<String> = run(&bundle, &more, Options::default()).attacks.iter().map(Row::what).collect();
+    assert_eq!(names, ["apgd-ce-100x2 8/255", "apgd-t-100x2 8/255", "apgd 8/255"]);
+    let subject = Subject::bundle(&bundle, &toy::device()).unwrap();
+    let fail = |recipe: &spec::Evaluate| {
+        evaluate(&subject, &toy::images(48, 2), recipe, &Options::default(), &mut |_| {}).unwrap_err().to_string()
+    };
+    assert!(fail(&spec::Evaluate { restarts: Some(0), ..more.clone() }).contains("`restarts`"));
+    assert!(fail(&spec::Evaluate { protocol: Protocol::Paper, ..more.clone() }).contains("only the protocols"));
+    // A Euclidean budget may be longer than 1.
+    let l2 = spec::Evaluate { norm: Norm::L2, epsilons: vec![Pixels(2.5)], restarts: None, ..more };
+    assert_eq!(run(&bundle, &l2, Options::default()).attacks[0].what(), "apgd-ce L2 2.5");
+    assert!(fail(&spec::Evaluate { epsilons: vec![Pixels(f32::INFINITY)], ..l2 }).contains("a length from 0 on"));
 }

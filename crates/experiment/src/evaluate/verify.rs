@@ -1,14 +1,19 @@
 //! Adversarial images out of a file, looked at again: are they within the budget, and do they fool the model?
 
+use super::crops::{Crops, Over};
 use super::files::{ABOUT, About, tensor_name};
+use super::subject::Drawn;
 use super::{Scene, Subject};
 use crate::data::Images;
 use crate::measure::{Error, Result, pixels};
-use gabion_learn::attack::{FRESH, Pass, Region, first_of_greatest};
+use gabion_learn::attack::{Classifier, FRESH, Pass, Region, first_of_greatest};
 use gabion_spec::{Norm, Pixels};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use std::path::Path;
+
+/// Crops of an image that a file may ask for.
+const MOST_VIEWS: u32 = 4096;
 
 /// What was seen of the images of one budget.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,12 +73,20 @@ pub fn verify(subject: &Subject, test: &Images, path: &Path) -> Result<Vec<Verif
     }
     let clean = pixels(test, &indices).try_into_vec::<f32>().expect("pixels are f32");
     let stride = 3 * test.height * test.width;
-    let victim = subject.victim();
+    let crops;
+    let victim: &dyn Classifier = match about.as_ref().and_then(|about| about.crops) {
+        Some(Drawn { views, seed }) if (1..=MOST_VIEWS).contains(&views) => {
+            crops = Crops(Over::new(subject, views, seed)?);
+            &crops
+        }
+        Some(Drawn { views, .. }) => return Err(wrong(format!("{views} crops are outside 1..={MOST_VIEWS}"))),
+        None => subject.victim(),
+    };
     let mut verified = Vec::new();
     let mut named: Vec<(String, Pixels)> = Vec::new();
     for name in tensors.names() {
         let Some(budget) = name.strip_prefix("adversarial_") else { continue };
-        let epsilon = budget.replace('_', "/").parse::<Pixels>().map_err(|error| wrong(error.to_string()))?;
+        let epsilon = Pixels::length(&budget.replace('_', "/")).map_err(|error| wrong(error.to_string()))?;
         named.push((name.to_string(), epsilon));
     }
     named.sort_by(|a, b| a.1.0.total_cmp(&b.1.0));

@@ -5,12 +5,10 @@ use super::crops::{Crops, DrawnCrops, Over};
 use super::plan::pgd;
 use super::subject::Subject;
 use super::{Cost, Progress};
-use crate::measure::{Error, Rate, Result};
+use crate::measure::{Rate, Result};
 use gabion_learn::attack::{self, Campaign, Classifier, FRESH, Found, Image, Pass, Region, first_of_greatest};
-use gabion_runtime::Pipeline;
 use gabion_spec::{Attack, Norm, Objective, Pixels, Start};
 use serde::Serialize;
-use std::cell::RefCell;
 
 /// How many draws gradients of the image are averaged over.
 pub const EOT: [u32; 3] = [1, 5, 20];
@@ -66,30 +64,16 @@ pub(super) fn measure(
     (norm, epsilons): (Norm, &[Pixels]),
     observer: &mut dyn FnMut(Progress),
 ) -> Result<Views> {
-    let parts = subject.parts.as_ref().ok_or_else(|| Error::NoViews { name: subject.name.clone() })?;
-    let size = [subject.input.height, subject.input.width];
-    let over = || Over {
-        parts,
-        views: views as usize,
-        size,
-        classes: subject.outputs,
-        device: subject.device().clone(),
-        seed: battery.seed,
-        pipeline: Pipeline::cpu(subject.device().clone()),
-        failed: RefCell::new(None),
-    };
-    let (crops, drawn) = (Crops(over()), DrawnCrops(over()));
+    let over = || Over::new(subject, views, battery.seed);
+    let (crops, drawn) = (Crops(over()?), DrawnCrops(over()?));
     let images = battery.indices.len();
     let what = format!("clean, {views} views");
-    let clean = battery.clean(&crops, &mut |done, right| {
+    let logits = battery.clean(&crops, &mut |done, right| {
         observer(Progress { what: what.clone(), done, total: images, right, images });
-    });
-    // A pass that failed has no numbers: say why, and not that they are none.
-    failure(&crops)?;
-    let logits = clean?;
+    })?;
     let right: Vec<usize> =
         (0..images).filter(|&place| first_of_greatest(&logits[place]) == battery.label(place)).collect();
-    let extra = format!("{views} views of {:?}", parts.augment);
+    let extra = drawn.0.described();
     let mut rows = Vec::new();
     let mut row = |name: String, epsilon: Pixels, eot: Option<u32>, attacked: Attacked| {
         let mut passes = Cost::default();
@@ -116,25 +100,15 @@ pub(super) fn measure(
                 extra: extra.clone(),
                 ..Order::named(format!("{views} views, {} {epsilon}", attack.name()), attack, region)
             };
-            let size = [battery.images.height, battery.images.width];
-            let campaign = Campaign { victim: &crops, region, size, seed: battery.seed };
-            let attacked = battery.assault(&order, &right, observer, &mut |images| {
-                let found = attack::run(&attack, campaign, images);
-                failure(&crops).map(|()| found)
-            })?;
+            let attacked = battery.attack(&crops, &order, &right, observer)?;
             row(format!("pgd-20 on the image, eot-{eot}"), epsilon, Some(eot), attacked);
         }
     }
     Ok(Views { views, images: images as u64, clean: Rate::new(right.len() as u64, images as u64), rows })
 }
 
-/// What made a pass fail, whose numbers must not be kept.
-fn failure(crops: &Crops<'_>) -> Result<()> {
-    crops.0.failed.borrow_mut().take().map_or(Ok(()), |why| Err(Error::Views { why }))
-}
-
 /// Perturbs each crop of the deployed draw by itself. What it finds are crops and no image: the image stays as it was.
-fn per_crop(drawn: &DrawnCrops<'_>, attack: &Attack, region: Region, images: &[Image<'_>]) -> Vec<Found> {
+fn per_crop(drawn: &DrawnCrops, attack: &Attack, region: Region, images: &[Image<'_>]) -> Vec<Found> {
     let names: Vec<u64> = images.iter().map(|image| image.name).collect();
     let x: Vec<f32> = images.iter().flat_map(|image| image.x.iter().copied()).collect();
     let rows = drawn.rows(&x, Pass { images: &names, draw: FRESH });

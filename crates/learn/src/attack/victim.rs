@@ -49,6 +49,11 @@ pub trait Classifier {
         None
     }
 
+    /// Why passes have had no numbers, which are not finite then; asked once.
+    fn failed(&self) -> Option<String> {
+        None
+    }
+
     /// Logits `[rows, classes]`.
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32>;
 
@@ -67,6 +72,10 @@ impl<T: Classifier + ?Sized> Classifier for &T {
 
     fn network(&self) -> Option<&Frozen> {
         T::network(self)
+    }
+
+    fn failed(&self) -> Option<String> {
+        T::failed(self)
     }
 
     fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {

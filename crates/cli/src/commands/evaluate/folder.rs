@@ -6,7 +6,8 @@ use crate::output::Failure;
 use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Subject, page};
 use gabion_runtime::durable;
-use gabion_spec::{Evaluate, Norm};
+use gabion_spec::{Evaluate, Norm, Protocol};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Images that a report shows.
@@ -37,13 +38,48 @@ pub(super) fn of(arguments: &Arguments, subject: &Subject, data: &Data, recipe: 
     Some(Path::new("evaluations").join(folder))
 }
 
-/// Writes `result.json`, `images.csv`, `adversarial.safetensors` and `report.html`.
+/// What an evaluation leaves in its folder.
+const FILES: [&str; 4] = ["result.json", "images.csv", "adversarial.safetensors", "report.html"];
+
+/// Protocol and attacks of a result, which are the same whenever one command is run twice.
+fn settings(result: &Value) -> Value {
+    let of = |row: &Value| json!([row["name"], row["norm"], row["epsilon"]]);
+    let rows = |key: &str| result[key].as_array().map_or_else(Vec::new, |rows| rows.iter().map(of).collect());
+    json!([result["protocol"], rows("attacks"), rows("wide"), result["views"]["views"]])
+}
+
+/// The results of other attacks on the same images and weights, which may share the folder, go into a folder of their own
+/// that is named by their protocol. Where it is, if there were any.
+fn set_aside(folder: &Path, value: &Value) -> Result<Option<PathBuf>, Failure> {
+    let read = std::fs::read(folder.join(FILES[0])).ok();
+    let Some(theirs) = read.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) else { return Ok(None) };
+    if settings(&theirs) == settings(value) {
+        return Ok(None);
+    }
+    // What a file says is a name only where it is a protocol's.
+    let protocol = serde_json::from_value::<Protocol>(theirs["protocol"].clone()).ok();
+    let name = protocol.and_then(|_| theirs["protocol"].as_str()).unwrap_or("earlier");
+    let aside = (1..).map(|number| folder.join(format!("{name}-{number}"))).find(|place| !place.exists());
+    let aside = aside.expect("there is a free number");
+    std::fs::create_dir(&aside).map_err(|error| anyhow::anyhow!("cannot make {}: {error}", aside.display()))?;
+    for name in FILES {
+        let (from, to) = (folder.join(name), aside.join(name));
+        if from.is_file() {
+            std::fs::rename(&from, &to)
+                .map_err(|error| anyhow::anyhow!("cannot move {} aside: {error}", from.display()))?;
+        }
+    }
+    Ok(Some(aside))
+}
+
+/// Writes `result.json`, `images.csv`, `adversarial.safetensors` and `report.html`; says where earlier ones went.
 pub(super) fn write(
     folder: &Path,
     assessment: &Assessment,
-    value: &serde_json::Value,
+    value: &Value,
     about: &About<'_>,
-) -> Result<(), Failure> {
+) -> Result<Option<PathBuf>, Failure> {
+    let aside = set_aside(folder, value)?;
     durable::write(&folder.join("result.json"), &serde_json::to_vec_pretty(value)?)?;
     assessment.evaluation.write_csv(&folder.join("images.csv"))?;
     if !assessment.evaluation.attacks.is_empty() {
@@ -70,5 +106,5 @@ pub(super) fn write(
         },
     )?;
     durable::write(&folder.join("report.html"), page.as_bytes())?;
-    Ok(())
+    Ok(aside)
 }

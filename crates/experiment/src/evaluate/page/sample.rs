@@ -172,6 +172,7 @@ impl Made {
     fn assessment(self, protocol: Protocol) -> Assessment {
         let clean = self.verdicts.iter().filter(|verdict| verdict.predicted == verdict.label).count() as u64;
         let evaluation = Evaluation {
+            over: None,
             protocol,
             seed: 7,
             images: IMAGES as u64,
