@@ -39,10 +39,10 @@ use gabion_learn::attack::Passes;
 use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
-use subject::Drawn;
 use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::path::PathBuf;
+use subject::Drawn;
 
 /// What of an evaluation does not decide its result.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -155,9 +155,7 @@ impl Attack {
             Self::Pgd { objective, steps, step, start, momentum, eot, .. } => {
                 Self::Pgd { objective, steps, step, restarts: times, start, momentum, eot }
             }
-            Self::Apgd { objective, iterations, eot, .. } => {
-                Self::Apgd { objective, iterations, restarts: times, eot }
-            }
+            Self::Apgd { objective, iterations, eot, .. } => Self::Apgd { objective, iterations, restarts: times, eot },
             Self::ApgdTargeted { targets, iterations, eot, .. } => {
                 Self::ApgdTargeted { targets, iterations, restarts: times, eot }
             }

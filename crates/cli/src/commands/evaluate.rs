@@ -194,7 +194,9 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
     recipe.validate().map_err(|error| usage(error.to_string()))?;
     // A network's file has no encoder and head to classify crops with: its version of AutoAttack is the standard one.
     let subject = match arguments.protocol {
-        ProtocolArgument::AutoattackRand if subject.has_crops() => subject.over_crops(arguments.views, arguments.seed)?,
+        ProtocolArgument::AutoattackRand if subject.has_crops() => {
+            subject.over_crops(arguments.views, arguments.seed)?
+        }
         _ => subject,
     };
     let adapted = bundle_path(&arguments.bundle).join(generations::GENERATIONS);

@@ -152,7 +152,12 @@ impl Over {
 pub(super) struct Crops(pub(super) Over);
 
 impl Crops {
-    fn pass(&self, x: &[f32], pass: Pass<'_>, weights: Option<Weights<'_>>) -> std::result::Result<(Vec<f32>, Vec<f32>), String> {
+    fn pass(
+        &self,
+        x: &[f32],
+        pass: Pass<'_>,
+        weights: Option<Weights<'_>>,
+    ) -> std::result::Result<(Vec<f32>, Vec<f32>), String> {
         let over = &self.0;
         let sources: Vec<Source<'_>> = x.chunks_exact(over.length()).map(|x| Source::floats(x, over.size)).collect();
         let draws = over.draws(pass);
