@@ -2,7 +2,7 @@
 
 use crate::weights::Tensor;
 use crate::{durable, untrusted, weights};
-use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Weights};
+use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Stem, Weights};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -66,6 +66,19 @@ pub enum BundleError {
         path: PathBuf,
         /// What is wrong, where in the file.
         why: String,
+    },
+    /// A network that is larger than the memory; refused before its weights are read.
+    #[error(
+        "{} describes a network that takes more than {} MiB, there are {} MiB: use a smaller one, or allow more",
+        path.display(), needs >> 20, there >> 20
+    )]
+    Memory {
+        /// The manifest.
+        path: PathBuf,
+        /// Fewer bytes than it takes.
+        needs: u64,
+        /// The bytes that are there, or were allowed.
+        there: u64,
     },
     /// A file above its limit; refused before it is read.
     #[error("{} has {found} bytes, above the limit of {limit}: export the bundle again", path.display())]
@@ -242,6 +255,9 @@ impl Stored {
         let path = dir.join(MANIFEST);
         let manifest = read_manifest(&path)?;
         let expected = check(&path, &manifest)?;
+        if let Some(there) = machine_memory() {
+            fits(&path, &manifest, there)?;
+        }
         let file = dir.join(&manifest.weights.file);
         let bytes = read_weights(&file, &manifest, &expected)?;
         let tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision, wanted)?;
@@ -290,6 +306,37 @@ impl Stored {
     }
 }
 
+/// Fewer bytes than an answer from the bundle takes, by its manifest alone: the values in f32, and what the first layer
+/// makes of one image.
+#[must_use]
+pub fn least_memory(manifest: &Manifest) -> u64 {
+    let classes = if manifest.head.is_some() { manifest.classes.len() as u64 } else { 0 };
+    let values = weights::shapes(&manifest.encoder, &manifest.projector, classes).and_then(|of| weights::values(&of));
+    let [height, width] = [manifest.input.height, manifest.input.width].map(u64::from);
+    let pace = match manifest.encoder.stem {
+        Stem::Cifar => 1,
+        Stem::Imagenet => 2,
+    };
+    let first = u64::from(manifest.encoder.width) * height.div_ceil(pace) * width.div_ceil(pace);
+    values.and_then(|values| values.checked_add(first)?.checked_mul(4)).unwrap_or(u64::MAX)
+}
+
+/// Refuses by its manifest what cannot fit into `there` bytes.
+///
+/// # Errors
+/// [`BundleError::Memory`].
+pub(crate) fn fits(path: &Path, manifest: &Manifest, there: u64) -> Result<(), BundleError> {
+    let needs = least_memory(manifest);
+    if needs <= there { Ok(()) } else { Err(BundleError::Memory { path: path.into(), needs, there }) }
+}
+
+/// Memory of the machine, where it says.
+fn machine_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A regular file that `too_large` does not refuse by its length.
 fn read(path: &Path, too_large: impl Fn(u64) -> Option<BundleError>) -> Result<Vec<u8>, BundleError> {
     let io = |source| BundleError::Io { doing: "read", path: path.into(), source };
@@ -306,7 +353,7 @@ fn read(path: &Path, too_large: impl Fn(u64) -> Option<BundleError>) -> Result<V
     Ok(bytes)
 }
 
-fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
+pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
     if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Err(BundleError::NoManifest { path: path.into() });
     }

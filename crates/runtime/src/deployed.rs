@@ -3,6 +3,7 @@
 //! Sessions are handed out by [`Deployed::serving`] and stay what they are; an adaptation works on a copy of the weights, and
 //! only one that was promoted and written takes the place of what is served. A rollback is written first too.
 
+use crate::bundle::{self, MANIFEST};
 use crate::generations::{self, GenerationError, Origin, Rolled, Skipped, Standing};
 use crate::signature::Trust;
 use crate::{BundleError, Session, Stored};
@@ -228,7 +229,13 @@ impl Deployed {
 
 fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
     // Without Burn nothing is made of them but answers.
-    let read = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let whole = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
+    let read = |dir: &Path| {
+        if let Some(budget) = memory {
+            bundle::fits(&dir.join(MANIFEST), &bundle::read_manifest(&dir.join(MANIFEST))?, budget)?;
+        }
+        whole(dir)
+    };
     let standing = generations::standing(bundle)?;
     let served = generations::open(bundle, trust, read)?;
     let session = Session::of(&served.bundle)?;
@@ -272,6 +279,30 @@ mod tests {
 
     fn image() -> Rgb {
         Rgb { height: 16, width: 16, pixels: (0..768u32).map(|at| (at * 7919 % 251) as u8).collect() }
+    }
+
+    #[test]
+    fn a_network_beyond_the_memory_is_refused_by_its_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("bundle");
+        let base = stored();
+        base.write(&dir, Precision::F32).unwrap();
+        let needs = bundle::least_memory(&base.manifest);
+        // A lower bound: whoever is given what a session takes is not refused.
+        assert!(needs <= Session::of(&base).unwrap().needs());
+        // Weights that are not there are not looked for.
+        std::fs::remove_file(dir.join(&base.manifest.weights.file)).ok();
+        std::fs::remove_file(dir.join(bundle::WEIGHTS)).ok();
+        let fail = |memory| Deployed::open(&dir, Trust::Any, memory).unwrap_err().to_string();
+        assert!(fail(Some(needs - 1)).contains("takes more than"), "{}", fail(Some(needs - 1)));
+        assert!(!fail(Some(needs)).contains("takes more than"));
+        // What a stranger's manifest may say at most is more than any machine here has.
+        let mut manifest = base.manifest.clone();
+        (manifest.input.height, manifest.input.width, manifest.encoder.width) = (1024, 1024, 1024);
+        assert!(bundle::least_memory(&manifest) > 4 << 30);
+        let path = Path::new("manifest.json");
+        let error = bundle::fits(path, &manifest, 1 << 30).unwrap_err().to_string();
+        assert!(error.contains("manifest.json") && error.contains("1024 MiB") && !error.contains('\n'), "{error}");
     }
 
     #[test]

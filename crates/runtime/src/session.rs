@@ -205,6 +205,11 @@ impl Session {
         Ok(Self { memory: Some(budget), ..self })
     }
 
+    /// Bytes that weights and one view at a time take; 0 where a device or another library keeps them.
+    pub fn needs(&self) -> u64 {
+        self.bytes(1)
+    }
+
     /// What the bundle is.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
