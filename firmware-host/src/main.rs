@@ -12,7 +12,7 @@ use firmware_host::engine::Engine;
 use firmware_host::engine::bundled::Bundled;
 use firmware_host::engine::standin::StandIn;
 use firmware_host::frame::Frame;
-use firmware_host::input::{Input, Raw, heed_signals, listen};
+use firmware_host::input::{Input, Raw, heed_signals, is_standard, listen};
 use firmware_host::run::{Summary, run};
 use firmware_host::source::{Origin, Pull};
 use firmware_host::state::Feed;
@@ -42,7 +42,8 @@ struct Arguments {
     /// A TOML file; what is typed goes before it
     #[arg(long, env = "FIRMWARE_HOST_CONFIG")]
     config: Option<PathBuf>,
-    /// synth, folder:PATH, file:PATH or camera:/dev/video0
+    /// synth, folder:PATH, file:PATH (a picture, GIF, APNG or Y4M video; /dev/stdin for one that is piped in) or
+    /// camera:/dev/video0
     #[arg(long)]
     source: Option<Origin>,
     /// terminal, sixel, window, png:PATH, gif:PATH, apng:PATH, fb:/dev/fb0, st7789:/dev/spidev0.0,
@@ -205,12 +206,27 @@ fn play(config: &Config, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keys where a terminal is drawn on, lines where the standard input is a file or a pipe.
+/// Keys where a terminal is drawn on, lines where the standard input is a file or a pipe. Where that is the video, there
+/// are no lines, and the keys are those of the terminal beside it.
 fn inputs(config: &Config, drawn_on: bool, post: &Arc<Post>) -> Result<Option<Raw>> {
-    heed_signals(post)?;
     let keyboard = std::io::stdin().is_terminal();
-    let raw = if keyboard && drawn_on { Some(Raw::new()?) } else { None };
-    listen(if raw.is_some() { Input::Keys } else { Input::Lines }, post)?;
+    let video = config.source.file().is_some_and(is_standard);
+    ensure!(
+        !video || !keyboard,
+        "the standard input is a terminal and no video: ffmpeg -nostdin -i clip.mp4 -f yuv4mpegpipe - | firmware-host \
+         --source file:/dev/stdin"
+    );
+    heed_signals(post)?;
+    let raw = match (drawn_on, keyboard, video) {
+        (true, true, _) => Some(Raw::new()?),
+        (true, false, true) => Raw::beside().ok(),
+        _ => None,
+    };
+    match &raw {
+        Some(raw) => listen(raw.keys()?, post)?,
+        None if video => tracing::info!("the standard input is the video: no commands come by it"),
+        None => listen(Input::Lines, post)?,
+    }
     if let Some(buttons) = &config.buttons {
         heed_buttons(buttons, post)?;
     }

@@ -5,11 +5,12 @@
 //! | [`synth`] | drawn shapes; no file, no camera |
 //! | [`folder`] | pictures in a folder, looked at again and again, so that new ones are seen |
 //! | [`animation`] | a GIF or APNG, or one picture |
+//! | [`video`] | YUV4MPEG2, which ffmpeg makes of any video: a file, or a pipe |
 //! | [`faulty`] | drawn shapes with every fault that a source can have |
-//! | [`convert`] | a camera's bytes to RGB |
+//! | [`convert`] | a camera's and a video's bytes to RGB |
 //! | `camera` | V4L2, with the feature of that name |
 //!
-//! There is no video file: no decoder of a common video format is written in Rust alone and kept up.
+//! Compressed video is ffmpeg's: no decoder of a common format is written in Rust alone and kept up.
 
 pub mod animation;
 #[cfg(feature = "camera")]
@@ -18,10 +19,12 @@ pub mod convert;
 pub mod faulty;
 pub mod folder;
 pub mod synth;
+pub mod video;
 
 use crate::frame::Frame;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -77,6 +80,9 @@ pub trait Source: Send {
     /// # Errors
     /// A broken frame, after which the next may be asked for, or the end of the source.
     fn pull(&mut self, patience: Duration) -> Result<Pull, SourceError>;
+
+    /// The program rested for so long, and what waits for it goes on where it was.
+    fn rested(&mut self, _time: Duration) {}
 }
 
 /// What is opened, as it is written: `synth`, `faulty`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`.
@@ -90,7 +96,7 @@ pub enum Origin {
     Faulty,
     /// The pictures of a folder.
     Folder(PathBuf),
-    /// An animation or a picture.
+    /// An animation, a picture or a video; a pipe with a video.
     File(PathBuf),
     /// A V4L2 device.
     Camera(PathBuf),
@@ -130,6 +136,14 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
+    /// The file that it reads.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Opens it; `seed` is for what is drawn.
     ///
     /// # Errors
@@ -139,7 +153,7 @@ impl Origin {
             Self::Synth => Box::new(synth::Stream::new(seed)),
             Self::Faulty => Box::new(faulty::Faulty::new(seed)),
             Self::Folder(path) => Box::new(folder::Folder::open(path)?),
-            Self::File(path) => Box::new(animation::Animation::open(path)?),
+            Self::File(path) => file(path)?,
             #[cfg(feature = "camera")]
             Self::Camera(path) => Box::new(camera::Camera::open(path)?),
             #[cfg(not(feature = "camera"))]
@@ -149,6 +163,31 @@ impl Origin {
             }
         })
     }
+}
+
+/// What a file holds says what it is, not its name; what can be read once is a video.
+fn file(path: &Path) -> Result<Box<dyn Source>, SourceError> {
+    let gone = |error: std::io::Error| SourceError::gone(path.display(), error);
+    let mut file = video::open(path).map_err(gone)?;
+    if !file.metadata().map_err(gone)?.is_file() {
+        return Ok(Box::new(video::Video::new(path, file)?));
+    }
+    let mut start = [0; 12];
+    let length = file.read(&mut start).map_err(gone)?;
+    let start = &start[..length];
+    if start.starts_with(video::MAGIC) {
+        file.rewind().map_err(gone)?;
+        return Ok(Box::new(video::Video::new(path, file)?));
+    }
+    // MP4 and QuickTime, Matroska and WebM, AVI.
+    let compressed = start.get(4..8) == Some(b"ftyp")
+        || start.starts_with(b"\x1a\x45\xdf\xa3")
+        || (start.starts_with(b"RIFF") && start.get(8..12) == Some(b"AVI "));
+    if compressed {
+        let why = "a compressed video: ffmpeg -i it -f yuv4mpegpipe - | firmware-host --source file:/dev/stdin";
+        return Err(SourceError::gone(path.display(), why));
+    }
+    Ok(Box::new(animation::Animation::open(path)?))
 }
 
 #[cfg(test)]
