@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_source_that_misbehaves_is_said_and_comes_back() {
-        let told = told(&capture(Origin::Faulty), |told| {
+        let told = told(&capture(Origin::Synth.faulty()), |told| {
             let lost = told.iter().any(|feed| matches!(feed, Feed::Lost(_)));
             let broken = told.iter().any(|feed| matches!(feed, Feed::Broken(_)));
             lost && broken && told.last() == Some(&Feed::Live)

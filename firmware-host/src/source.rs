@@ -6,7 +6,7 @@
 //! | [`folder`] | pictures in a folder, looked at again and again, so that new ones are seen |
 //! | [`animation`] | a GIF or APNG, or one picture |
 //! | [`video`] | YUV4MPEG2, which ffmpeg makes of any video: a file, or a pipe |
-//! | [`faulty`] | drawn shapes with every fault that a source can have |
+//! | [`faulty`] | another source with every fault that one can have |
 //! | [`convert`] | a camera's and a video's bytes to RGB |
 //! | `camera` | V4L2, with the feature of that name |
 //!
@@ -85,15 +85,16 @@ pub trait Source: Send {
     fn rested(&mut self, _time: Duration) {}
 }
 
-/// What is opened, as it is written: `synth`, `faulty`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`.
+/// What is opened, as it is written: `synth`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`; `faulty:` and one of
+/// these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub enum Origin {
     /// Drawn shapes.
     #[default]
     Synth,
-    /// Drawn shapes, and every fault.
-    Faulty,
+    /// Another source, and every fault.
+    Faulty(Box<Origin>),
     /// The pictures of a folder.
     Folder(PathBuf),
     /// An animation, a picture or a video; a pipe with a video.
@@ -108,7 +109,8 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "synth" => Ok(Self::Synth),
-            None if text == "faulty" => Ok(Self::Faulty),
+            None if text == "faulty" => Ok(Self::Synth.faulty()),
+            Some(("faulty", inner)) => inner.parse().map(Self::faulty),
             Some(("folder", path)) if !path.is_empty() => Ok(Self::Folder(path.into())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("camera", path)) if !path.is_empty() => Ok(Self::Camera(path.into())),
@@ -129,7 +131,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Synth => f.write_str("synth"),
-            Self::Faulty => f.write_str("faulty"),
+            Self::Faulty(inner) => write!(f, "faulty {inner}"),
             Self::Folder(path) | Self::File(path) | Self::Camera(path) => path.display().fmt(f),
         }
     }
@@ -140,8 +142,15 @@ impl Origin {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
+            Self::Faulty(inner) => inner.file(),
             _ => None,
         }
+    }
+
+    /// The same with every fault.
+    #[must_use]
+    pub fn faulty(self) -> Self {
+        if matches!(self, Self::Faulty(_)) { self } else { Self::Faulty(Box::new(self)) }
     }
 
     /// Opens it; `seed` is for what is drawn.
@@ -151,7 +160,7 @@ impl Origin {
     pub fn open(&self, seed: u64) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             Self::Synth => Box::new(synth::Stream::new(seed)),
-            Self::Faulty => Box::new(faulty::Faulty::new(seed)),
+            Self::Faulty(inner) => Box::new(faulty::Faulty::new(inner.open(seed)?, seed)),
             Self::Folder(path) => Box::new(folder::Folder::open(path)?),
             Self::File(path) => file(path)?,
             #[cfg(feature = "camera")]
@@ -199,7 +208,9 @@ mod tests {
         assert_eq!("synth".parse(), Ok(Origin::Synth));
         assert_eq!("folder:a b".parse(), Ok(Origin::Folder("a b".into())));
         assert_eq!("camera:/dev/video0".parse(), Ok(Origin::Camera("/dev/video0".into())));
-        for wrong in ["", "folder", "folder:", "synth:1", "x.gif"] {
+        assert_eq!("faulty".parse(), Ok(Origin::Faulty(Box::new(Origin::Synth))));
+        assert_eq!("faulty:folder:a".parse(), Ok(Origin::Folder("a".into()).faulty()));
+        for wrong in ["", "faulty:", "faulty:x", "folder", "folder:", "synth:1", "x.gif"] {
             assert!(wrong.parse::<Origin>().unwrap_err().contains("folder:PATH"), "{wrong}");
         }
     }

@@ -87,7 +87,7 @@ fn every_mode_is_gone_through_and_all_threads_end() {
 
 #[test]
 fn every_fault_is_shown_and_counted_once() {
-    let plan = plan(Origin::Faulty);
+    let plan = plan(Origin::Synth.faulty());
     let shown = Arc::default();
     let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Shown(Arc::clone(&shown), 0))];
     let summary = run(&plan, &Arc::new(post()), &mut targets, &mut |time, _, summary| {
