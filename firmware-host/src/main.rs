@@ -304,7 +304,7 @@ fn main() -> ExitCode {
         if arguments.check {
             let findings = check::check(&config);
             findings.iter().for_each(|finding| println!("{finding}"));
-            let missing = findings.iter().filter(|finding| finding.found.is_err()).count();
+            let missing = findings.iter().filter(|finding| finding.missing()).count();
             ensure!(missing == 0, "{missing} missing");
             return Ok(());
         }

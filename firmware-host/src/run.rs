@@ -313,8 +313,8 @@ impl Running<'_> {
             Action::Promote => match self.plan.engine.promote() {
                 Ok(()) => summary.promoted += 1,
                 Err(error) => {
-                    self.app.rolled_back(Ok(()));
-                    self.app.note(error.to_string());
+                    tracing::error!(%error, "the guard let the new weights pass, but they were not promoted");
+                    self.app.not_promoted(error.brief());
                 }
             },
             Action::Drop => {

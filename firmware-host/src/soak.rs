@@ -13,10 +13,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After this, memory is to stay.
+/// After this, memory is to stay; after half of the time where there were adaptations, for the allocator's heaps settle
+/// after a dozen of these.
 const WARM: Duration = Duration::from_secs(60);
-/// After so many adaptations too, where there are any: training takes more than classifying.
-const ADAPTED: u64 = 2;
 /// Most growth after that, KiB.
 const GROWTH: u64 = 5 * 1024;
 /// Time between two commands.
@@ -50,7 +49,7 @@ pub struct Report {
     pub time: Duration,
     /// Before it began.
     pub first: Process,
-    /// The most until it was warm: in the first minute, and the first adaptations where there are any.
+    /// The most until it was warm: in the first minute, and the first half where there were adaptations.
     pub warm: Process,
     /// The most after that.
     pub most: Process,
@@ -159,7 +158,7 @@ pub fn soak(
         if now >= looked + Duration::from_secs(1) {
             looked = now;
             let process = Process::now();
-            if now < WARM || (1..ADAPTED).contains(&summary.adaptations) {
+            if now < WARM || (summary.adaptations > 0 && now < time / 2) {
                 (warm, most) = (warm.max(most).max(process), Process::default());
             } else {
                 most = most.max(process);

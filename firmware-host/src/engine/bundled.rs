@@ -6,6 +6,7 @@ use crate::frame::Frame;
 use crate::state::{Guard, View};
 use gabion_runtime::adapt::Progress;
 use gabion_runtime::deployed::Candidate;
+use gabion_runtime::generations::{self, GenerationError};
 use gabion_runtime::{
     AdaptError, Choice, Classify, Deployed, DeployedError, Local, Rgb, Samples, Session, SessionError, Source, Trust,
     Verdict,
@@ -95,6 +96,21 @@ fn failed(what: &'static str) -> impl Fn(DeployedError) -> EngineError {
     }
 }
 
+/// Of a candidate that the guard let pass.
+fn not_promoted(error: &DeployedError) -> EngineError {
+    let brief = match error {
+        DeployedError::Generation(GenerationError::Full { .. }) => "no room for the new weights: free some".into(),
+        DeployedError::Generation(GenerationError::ReadOnly { .. }) => {
+            "the bundle's folder cannot be written: see --check".into()
+        }
+        DeployedError::Generation(GenerationError::NotAFolder { .. }) => {
+            format!("{} in the bundle is no folder: remove it", generations::GENERATIONS)
+        }
+        error => error.to_string(),
+    };
+    EngineError::NotPromoted { brief, full: error.to_string() }
+}
+
 #[allow(clippy::cast_possible_truncation)] // a picture has less than 2^32 rows and columns
 fn frame(picture: Rgb) -> Option<Frame> {
     Frame::new(picture.height as u32, picture.width as u32, picture.pixels)
@@ -170,7 +186,7 @@ impl Engine for Bundled {
     fn promote(&self) -> Result<(), EngineError> {
         let deployed = self.in_service("promotion")?;
         let Some(candidate) = self.candidate().take() else { return Err(EngineError::NoWeights("adapted")) };
-        deployed.promote(&candidate).map(drop).map_err(failed("promotion"))
+        deployed.promote(&candidate).map(drop).map_err(|error| not_promoted(&error))
     }
 
     fn roll_back(&self) -> Result<(), EngineError> {
