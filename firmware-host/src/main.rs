@@ -80,7 +80,7 @@ struct Arguments {
     /// Says what is missing before this could run, and ends
     #[arg(long)]
     check: bool,
-    /// Runs so long on a source that misbehaves and says how that went
+    /// Runs so long on the source, made to misbehave, and says how that went; what it adapts it promotes
     #[arg(long, value_parser = duration, value_name = "TIME")]
     soak: Option<Duration>,
     /// The file that the log goes to

@@ -144,8 +144,8 @@ pub fn soak(
     let mut plan: Plan = config.plan(engine, start);
     plan.capture.origin = config.source.clone().faulty();
     plan.capture.longest_backoff = Duration::from_secs(2);
-    // Shorter than the faulty source's silences.
-    plan.stall = Duration::from_millis(700);
+    // Shorter than the faulty source's silences, longer than those of a busy machine.
+    plan.stall = Duration::from_millis(900);
     let first = Process::now();
     let (mut warm, mut most, mut looked) = (Process::default(), Process::default(), Duration::ZERO);
     let (mut next, mut step) = (PACE, 0);
