@@ -200,3 +200,25 @@ impl Engine for Bundled {
         deployed.rollback(None).map(drop).map_err(failed("going back"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::path::PathBuf;
+
+    #[test]
+    fn why_nothing_was_promoted_fits_a_screen_and_a_log() {
+        let (doing, path) = ("write", PathBuf::from("/var/lib/gabion/bundle/generations/000001"));
+        let full = GenerationError::Full { doing, path: path.clone(), source: ErrorKind::StorageFull.into() };
+        let only =
+            GenerationError::ReadOnly { doing, path: path.clone(), source: ErrorKind::ReadOnlyFilesystem.into() };
+        for (error, words) in
+            [(full, "no room"), (only, "--check"), (GenerationError::NotAFolder { path }, "remove it")]
+        {
+            let error = not_promoted(&error.into());
+            assert!(error.brief().contains(words) && error.brief().len() < 60, "{}", error.brief());
+            assert!(error.to_string().contains("/var/lib/gabion"), "{error}");
+        }
+    }
+}
