@@ -64,6 +64,7 @@ enum Stage {
     Training(f32),
     Promoted,
     RolledBack,
+    NotPromoted(String),
     Unavailable(String),
 }
 
@@ -253,6 +254,11 @@ impl App {
         }
     }
 
+    /// The candidate that [`Action::Promote`] was for does not classify.
+    pub fn not_promoted(&mut self, why: String) {
+        self.stage = Stage::NotPromoted(why);
+    }
+
     fn pause(&mut self, paused: bool) -> Option<Action> {
         self.paused = paused;
         // A source that rested was not silent.
@@ -338,6 +344,7 @@ impl App {
             Stage::Training(done) => state::Stage::Training(*done),
             Stage::Promoted => state::Stage::Promoted,
             Stage::RolledBack => state::Stage::RolledBack,
+            Stage::NotPromoted(why) => state::Stage::NotPromoted(why),
             Stage::Unavailable(why) => state::Stage::Unavailable(why),
         }
     }

@@ -12,6 +12,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Broken frames in a row after which a source is opened again.
 const MOST_BROKEN: u32 = 8;
 
+/// What takes no longer is no pause of the program.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How a source is kept.
 #[derive(Clone, Debug)]
 pub struct Capture {
@@ -35,8 +38,15 @@ impl Capture {
         let mut source: Option<Box<dyn Source>> = None;
         let mut backoff = self.backoff;
         let mut broken = 0;
-        while switch.awake() {
+        loop {
+            let before = Instant::now();
+            if !switch.awake() {
+                return;
+            }
             let asked = Instant::now();
+            if let Some(source) = source.as_mut().filter(|_| asked - before > PAUSE) {
+                source.rested(asked - before);
+            }
             let answer = match &mut source {
                 Some(source) => source.pull(PATIENCE),
                 closed => match self.origin.open(self.seed) {
@@ -129,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_source_that_misbehaves_is_said_and_comes_back() {
-        let told = told(&capture(Origin::Faulty), |told| {
+        let told = told(&capture(Origin::Synth.faulty()), |told| {
             let lost = told.iter().any(|feed| matches!(feed, Feed::Lost(_)));
             let broken = told.iter().any(|feed| matches!(feed, Feed::Broken(_)));
             lost && broken && told.last() == Some(&Feed::Live)

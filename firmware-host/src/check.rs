@@ -1,11 +1,15 @@
 //! What is missing before the program could run as it is set up. Nothing is drawn, nothing is changed.
 
+use crate::command::Mode;
 use crate::config::Config;
 use crate::display::framebuffer::Geometry;
 use crate::display::{Chip, Outlet};
 use crate::engine::bundled::Bundled;
 use crate::source::{Origin, Pull};
 use gabion_runtime::Choice;
+use gabion_runtime::generations::GENERATIONS;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -15,28 +19,63 @@ use std::time::{Duration, Instant};
 /// How long a source may take to its first frame.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How a thing is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// As it should be.
+    There(String),
+    /// Not there, what that means and what to do; the program runs as it is set up.
+    Wanting(String),
+    /// Not there, and what to do.
+    Missing(String),
+}
+
+impl From<Result<String, String>> for Found {
+    fn from(found: Result<String, String>) -> Self {
+        found.map_or_else(Self::Missing, Self::There)
+    }
+}
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What it is.
     pub what: String,
-    /// What was found, or what is missing and what to do.
-    pub found: Result<String, String>,
+    /// What was found.
+    pub found: Found,
+}
+
+impl Finding {
+    /// Whether the program cannot run as it is set up.
+    pub fn missing(&self) -> bool {
+        matches!(self.found, Found::Missing(_))
+    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.found {
-            Ok(found) => write!(f, "ok       {}: {found}", self.what),
-            Err(missing) => write!(f, "MISSING  {}: {missing}", self.what),
-        }
+        let (word, found) = match &self.found {
+            Found::There(found) => ("ok", found),
+            Found::Wanting(why) => ("note", why),
+            Found::Missing(why) => ("MISSING", why),
+        };
+        write!(f, "{word:<9}{}: {found}", self.what)
     }
 }
 
 /// Looks at all that a configuration names.
 pub fn check(config: &Config) -> Vec<Finding> {
-    let finding = |what: String, found| Finding { what, found };
+    let finding = |what: String, found: Result<String, String>| Finding { what, found: found.into() };
     let mut findings = vec![finding("model".into(), model(config))];
+    if let Some(bundle) = config.bundle.as_ref().filter(|bundle| bundle.is_dir()) {
+        let found = match (keeps(bundle), config.mode) {
+            (Err(why), Mode::Live | Mode::Attack) => {
+                Found::Wanting(format!("{why}. Adapting needs that, live and attack do not"))
+            }
+            (found, _) => found.into(),
+        };
+        findings.push(Finding { what: "adapted weights".into(), found });
+    }
     findings.push(finding(format!("source {}", config.source), source(&config.source, config.seed)));
     for outlet in &config.targets {
         findings.push(finding(format!("target {}", name(outlet)), target(outlet, config)));
@@ -75,6 +114,27 @@ fn model(config: &Config) -> Result<String, String> {
     let engine = Bundled::open(bundle, choice).map_err(|error| error.to_string())?;
     let about = crate::engine::Engine::about(&engine);
     Ok(format!("{}, {} classes, on {}", about.name, about.classes.len(), about.device))
+}
+
+/// Whether what is adapted can be written beside a bundle.
+fn keeps(bundle: &Path) -> Result<String, String> {
+    let generations = bundle.join(GENERATIONS);
+    let place = match generations.symlink_metadata() {
+        Ok(found) if !found.is_dir() => return Err(format!("{} is no folder: remove it", generations.display())),
+        Ok(_) => generations.as_path(),
+        Err(_) => bundle,
+    };
+    match access(place, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Ok(format!("{} can be written", place.display())),
+        Err(Errno::ROFS) => Err(format!(
+            "{} is on a read-only file system: take a copy of the bundle elsewhere (a service: /var/lib/gabion)",
+            place.display()
+        )),
+        Err(Errno::ACCESS | Errno::PERM) => {
+            Err(format!("this user may not write {}: sudo chown -R USER {}", place.display(), bundle.display()))
+        }
+        Err(error) => Err(format!("{}: {error}", place.display())),
+    }
 }
 
 fn source(origin: &Origin, seed: u64) -> Result<String, String> {
@@ -151,12 +211,38 @@ mod tests {
             ..Config::default()
         };
         let findings = check(&config);
-        let missing: Vec<_> =
-            findings.iter().filter(|finding| finding.found.is_err()).map(ToString::to_string).collect();
+        let missing: Vec<_> = findings.iter().filter(|finding| finding.missing()).map(ToString::to_string).collect();
         assert_eq!(missing.len(), 4, "{findings:?}");
         for (line, named) in missing.iter().zip(["/no/such/bundle", "/no/such.gif", "/no/such/folder", "fb77"]) {
             assert!(line.contains(named), "{line}");
         }
-        assert!(check(&Config::default()).iter().all(|finding| finding.found.is_ok()));
+        assert!(!check(&Config::default()).iter().any(Finding::missing));
+    }
+
+    #[test]
+    fn where_adapted_weights_go_is_looked_at() {
+        let place = tempfile::tempdir().unwrap();
+        let bundle = place.path().to_path_buf();
+        let found = |mode| {
+            let config = Config { bundle: Some(bundle.clone()), mode, ..Config::default() };
+            check(&config).into_iter().find(|finding| finding.what == "adapted weights").unwrap()
+        };
+        assert!(matches!(found(Mode::Adapt).found, Found::There(_)));
+        std::fs::create_dir(bundle.join(GENERATIONS)).unwrap();
+        assert!(found(Mode::Adapt).to_string().contains("generations can be written"));
+        std::fs::remove_dir(bundle.join(GENERATIONS)).unwrap();
+        std::fs::write(bundle.join(GENERATIONS), "").unwrap();
+        let line = found(Mode::Live).to_string();
+        assert!(line.starts_with("note ") && line.contains("remove it") && line.contains("live and attack"), "{line}");
+        assert!(found(Mode::Adapt).to_string().starts_with("MISSING  adapted weights"));
+        std::fs::remove_file(bundle.join(GENERATIONS)).unwrap();
+        // Root writes everywhere.
+        let mut rights = std::fs::metadata(&bundle).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o555);
+        std::fs::set_permissions(&bundle, rights).unwrap();
+        if std::fs::write(bundle.join("file"), "").is_err() {
+            let line = found(Mode::Live).to_string();
+            assert!(line.contains("sudo chown"), "{line}");
+        }
     }
 }

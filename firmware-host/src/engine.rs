@@ -149,9 +149,27 @@ pub enum EngineError {
     /// Nothing to promote or to go back to.
     #[error("there are no {0} weights")]
     NoWeights(&'static str),
+    /// A candidate that the guard let pass and that could not be written, or not be opened again.
+    #[error("{full}")]
+    NotPromoted {
+        /// In a few words.
+        brief: String,
+        /// With the path.
+        full: String,
+    },
     /// Whoever watched wanted it so.
     #[error("stopped")]
     Stopped,
+}
+
+impl EngineError {
+    /// Words that fit a small screen.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::NotPromoted { brief, .. } => brief.clone(),
+            error => error.to_string(),
+        }
+    }
 }
 
 /// What the program asks of a classifier. Methods take `&self`: frames are classified while weights are trained.

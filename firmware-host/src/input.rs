@@ -5,12 +5,19 @@ use crate::work::Post;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A terminal that gives keys as they are pressed; it is as before when this goes.
 #[derive(Debug)]
-pub struct Raw(Termios);
+pub struct Raw {
+    terminal: File,
+    before: Termios,
+}
 
 impl Raw {
     /// The terminal on the standard input.
@@ -18,38 +25,66 @@ impl Raw {
     /// # Errors
     /// When it is none.
     pub fn new() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
+        Self::on(io::stdin().as_fd().try_clone_to_owned()?.into())
+    }
+
+    /// The terminal that the program was started from, whatever the standard input is.
+    ///
+    /// # Errors
+    /// When it was started from none.
+    pub fn beside() -> io::Result<Self> {
+        Self::on(File::open("/dev/tty")?)
+    }
+
+    fn on(terminal: File) -> io::Result<Self> {
+        let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self(before))
+        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
+        Ok(Self { terminal, before })
+    }
+
+    /// What its keys are read from.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn keys(&self) -> io::Result<Input> {
+        Ok(Input::Keys(self.terminal.try_clone()?))
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }
 
-/// What the standard input gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a path leads to what the standard input reads: two readers would take bytes from each other.
+pub fn is_standard(path: &Path) -> bool {
+    let place = |found: io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let standard = io::stdin().as_fd().try_clone_to_owned().and_then(|input| File::from(input).metadata());
+    let standard = place(standard);
+    standard.is_some() && standard == place(std::fs::metadata(path))
+}
+
+/// Where commands come from.
+#[derive(Debug)]
 pub enum Input {
     /// Keys of a raw terminal.
-    Keys,
-    /// Lines.
+    Keys(File),
+    /// Lines of the standard input.
     Lines,
 }
 
-/// Reads the standard input in a thread of its own. It ends with the input; at the program's end it may still wait for
-/// a key and is left behind.
+/// Reads commands in a thread of its own. It ends with the input; at the program's end it may still wait for a key and
+/// is left behind.
 ///
 /// # Errors
 /// When the system gives no thread.
 pub fn listen(input: Input, post: &Arc<Post>) -> io::Result<()> {
     let post = Arc::clone(post);
     std::thread::Builder::new().name("input".into()).spawn(move || match input {
-        Input::Keys => keys(io::stdin().lock(), &post),
+        Input::Keys(terminal) => keys(terminal, &post),
         Input::Lines => lines(io::stdin().lock(), &post),
     })?;
     Ok(())

@@ -12,7 +12,7 @@ use firmware_host::engine::Engine;
 use firmware_host::engine::bundled::Bundled;
 use firmware_host::engine::standin::StandIn;
 use firmware_host::frame::Frame;
-use firmware_host::input::{Input, Raw, heed_signals, listen};
+use firmware_host::input::{Input, Raw, heed_signals, is_standard, listen};
 use firmware_host::run::{Summary, run};
 use firmware_host::source::{Origin, Pull};
 use firmware_host::state::Feed;
@@ -42,7 +42,8 @@ struct Arguments {
     /// A TOML file; what is typed goes before it
     #[arg(long, env = "FIRMWARE_HOST_CONFIG")]
     config: Option<PathBuf>,
-    /// synth, folder:PATH, file:PATH or camera:/dev/video0
+    /// synth, folder:PATH, file:PATH (a picture, GIF, APNG or Y4M video; /dev/stdin for one that is piped in) or
+    /// camera:/dev/video0
     #[arg(long)]
     source: Option<Origin>,
     /// terminal, sixel, window, png:PATH, gif:PATH, apng:PATH, fb:/dev/fb0, st7789:/dev/spidev0.0,
@@ -79,7 +80,7 @@ struct Arguments {
     /// Says what is missing before this could run, and ends
     #[arg(long)]
     check: bool,
-    /// Runs so long on a source that misbehaves and says how that went
+    /// Runs so long on the source, made to misbehave, and says how that went; what it adapts it promotes
     #[arg(long, value_parser = duration, value_name = "TIME")]
     soak: Option<Duration>,
     /// The file that the log goes to
@@ -205,12 +206,27 @@ fn play(config: &Config, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keys where a terminal is drawn on, lines where the standard input is a file or a pipe.
+/// Keys where a terminal is drawn on, lines where the standard input is a file or a pipe. Where that is the video, there
+/// are no lines, and the keys are those of the terminal beside it.
 fn inputs(config: &Config, drawn_on: bool, post: &Arc<Post>) -> Result<Option<Raw>> {
-    heed_signals(post)?;
     let keyboard = std::io::stdin().is_terminal();
-    let raw = if keyboard && drawn_on { Some(Raw::new()?) } else { None };
-    listen(if raw.is_some() { Input::Keys } else { Input::Lines }, post)?;
+    let video = config.source.file().is_some_and(is_standard);
+    ensure!(
+        !video || !keyboard,
+        "the standard input is a terminal and no video: ffmpeg -nostdin -i clip.mp4 -f yuv4mpegpipe - | firmware-host \
+         --source file:/dev/stdin"
+    );
+    heed_signals(post)?;
+    let raw = match (drawn_on, keyboard, video) {
+        (true, true, _) => Some(Raw::new()?),
+        (true, false, true) => Raw::beside().ok(),
+        _ => None,
+    };
+    match &raw {
+        Some(raw) => listen(raw.keys()?, post)?,
+        None if video => tracing::info!("the standard input is the video: no commands come by it"),
+        None => listen(Input::Lines, post)?,
+    }
     if let Some(buttons) = &config.buttons {
         heed_buttons(buttons, post)?;
     }
@@ -288,7 +304,7 @@ fn main() -> ExitCode {
         if arguments.check {
             let findings = check::check(&config);
             findings.iter().for_each(|finding| println!("{finding}"));
-            let missing = findings.iter().filter(|finding| finding.found.is_err()).count();
+            let missing = findings.iter().filter(|finding| finding.missing()).count();
             ensure!(missing == 0, "{missing} missing");
             return Ok(());
         }

@@ -56,6 +56,10 @@ pub struct Summary {
     pub drawn: u64,
     /// Adaptations that ended.
     pub adaptations: u64,
+    /// Of those, the ones whose weights were written and classified.
+    pub promoted: u64,
+    /// The ones that the guard refused.
+    pub refused: u64,
     /// Threads that did not end in time.
     pub stuck: Vec<&'static str>,
     /// The thread that died and ended the run.
@@ -218,7 +222,7 @@ impl Running<'_> {
             summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
             *locked(&self.desk.task) = Some(self.app.task());
             for action in actions {
-                if !self.act(action)? {
+                if !self.act(action, summary)? {
                     service.stopping();
                     return Ok(());
                 }
@@ -281,6 +285,7 @@ impl Running<'_> {
             Event::Adapted(result) => {
                 self.training = false;
                 summary.adaptations += 1;
+                summary.refused += u64::from(result.as_ref().is_ok_and(|guarded| !guarded.passes));
                 tracing::info!(?result, "adapted");
                 self.app.adapted(result)
             }
@@ -293,7 +298,7 @@ impl Running<'_> {
     }
 
     /// Does what is to be done; `false` at the end.
-    fn act(&mut self, action: Action) -> std::io::Result<bool> {
+    fn act(&mut self, action: Action, summary: &mut Summary) -> std::io::Result<bool> {
         match action {
             Action::Pause(paused) => self.switch.pause(paused),
             Action::Adapt(examples) => {
@@ -305,12 +310,13 @@ impl Running<'_> {
                 self.threads.push(spawn("adaptation", self.post, work)?);
                 self.training = true;
             }
-            Action::Promote => {
-                if let Err(error) = self.plan.engine.promote() {
-                    self.app.rolled_back(Ok(()));
-                    self.app.note(error.to_string());
+            Action::Promote => match self.plan.engine.promote() {
+                Ok(()) => summary.promoted += 1,
+                Err(error) => {
+                    tracing::error!(%error, "the guard let the new weights pass, but they were not promoted");
+                    self.app.not_promoted(error.brief());
                 }
-            }
+            },
             Action::Drop => {
                 // What the guard refused was never in use.
                 let _ = self.plan.engine.roll_back();

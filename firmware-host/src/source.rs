@@ -5,11 +5,12 @@
 //! | [`synth`] | drawn shapes; no file, no camera |
 //! | [`folder`] | pictures in a folder, looked at again and again, so that new ones are seen |
 //! | [`animation`] | a GIF or APNG, or one picture |
-//! | [`faulty`] | drawn shapes with every fault that a source can have |
-//! | [`convert`] | a camera's bytes to RGB |
+//! | [`video`] | YUV4MPEG2, which ffmpeg makes of any video: a file, or a pipe |
+//! | [`faulty`] | another source with every fault that one can have |
+//! | [`convert`] | a camera's and a video's bytes to RGB |
 //! | `camera` | V4L2, with the feature of that name |
 //!
-//! There is no video file: no decoder of a common video format is written in Rust alone and kept up.
+//! Compressed video is ffmpeg's: no decoder of a common format is written in Rust alone and kept up.
 
 pub mod animation;
 #[cfg(feature = "camera")]
@@ -18,10 +19,12 @@ pub mod convert;
 pub mod faulty;
 pub mod folder;
 pub mod synth;
+pub mod video;
 
 use crate::frame::Frame;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -77,20 +80,24 @@ pub trait Source: Send {
     /// # Errors
     /// A broken frame, after which the next may be asked for, or the end of the source.
     fn pull(&mut self, patience: Duration) -> Result<Pull, SourceError>;
+
+    /// The program rested for so long, and what waits for it goes on where it was.
+    fn rested(&mut self, _time: Duration) {}
 }
 
-/// What is opened, as it is written: `synth`, `faulty`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`.
+/// What is opened, as it is written: `synth`, `folder:PATH`, `file:PATH`, `camera:/dev/video0`; `faulty:` and one of
+/// these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub enum Origin {
     /// Drawn shapes.
     #[default]
     Synth,
-    /// Drawn shapes, and every fault.
-    Faulty,
+    /// Another source, and every fault.
+    Faulty(Box<Origin>),
     /// The pictures of a folder.
     Folder(PathBuf),
-    /// An animation or a picture.
+    /// An animation, a picture or a video; a pipe with a video.
     File(PathBuf),
     /// A V4L2 device.
     Camera(PathBuf),
@@ -102,7 +109,8 @@ impl FromStr for Origin {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "synth" => Ok(Self::Synth),
-            None if text == "faulty" => Ok(Self::Faulty),
+            None if text == "faulty" => Ok(Self::Synth.faulty()),
+            Some(("faulty", inner)) => inner.parse().map(Self::faulty),
             Some(("folder", path)) if !path.is_empty() => Ok(Self::Folder(path.into())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("camera", path)) if !path.is_empty() => Ok(Self::Camera(path.into())),
@@ -123,13 +131,28 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Synth => f.write_str("synth"),
-            Self::Faulty => f.write_str("faulty"),
+            Self::Faulty(inner) => write!(f, "faulty {inner}"),
             Self::Folder(path) | Self::File(path) | Self::Camera(path) => path.display().fmt(f),
         }
     }
 }
 
 impl Origin {
+    /// The file that it reads.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Faulty(inner) => inner.file(),
+            _ => None,
+        }
+    }
+
+    /// The same with every fault.
+    #[must_use]
+    pub fn faulty(self) -> Self {
+        if matches!(self, Self::Faulty(_)) { self } else { Self::Faulty(Box::new(self)) }
+    }
+
     /// Opens it; `seed` is for what is drawn.
     ///
     /// # Errors
@@ -137,9 +160,9 @@ impl Origin {
     pub fn open(&self, seed: u64) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             Self::Synth => Box::new(synth::Stream::new(seed)),
-            Self::Faulty => Box::new(faulty::Faulty::new(seed)),
+            Self::Faulty(inner) => Box::new(faulty::Faulty::new(inner.open(seed)?, seed)),
             Self::Folder(path) => Box::new(folder::Folder::open(path)?),
-            Self::File(path) => Box::new(animation::Animation::open(path)?),
+            Self::File(path) => file(path)?,
             #[cfg(feature = "camera")]
             Self::Camera(path) => Box::new(camera::Camera::open(path)?),
             #[cfg(not(feature = "camera"))]
@@ -151,6 +174,31 @@ impl Origin {
     }
 }
 
+/// What a file holds says what it is, not its name; what can be read once is a video.
+fn file(path: &Path) -> Result<Box<dyn Source>, SourceError> {
+    let gone = |error: std::io::Error| SourceError::gone(path.display(), error);
+    let mut file = video::open(path).map_err(gone)?;
+    if !file.metadata().map_err(gone)?.is_file() {
+        return Ok(Box::new(video::Video::new(path, file)?));
+    }
+    let mut start = [0; 12];
+    let length = file.read(&mut start).map_err(gone)?;
+    let start = &start[..length];
+    if start.starts_with(video::MAGIC) {
+        file.rewind().map_err(gone)?;
+        return Ok(Box::new(video::Video::new(path, file)?));
+    }
+    // MP4 and QuickTime, Matroska and WebM, AVI.
+    let compressed = start.get(4..8) == Some(b"ftyp")
+        || start.starts_with(b"\x1a\x45\xdf\xa3")
+        || (start.starts_with(b"RIFF") && start.get(8..12) == Some(b"AVI "));
+    if compressed {
+        let why = "a compressed video: ffmpeg -i it -f yuv4mpegpipe - | firmware-host --source file:/dev/stdin";
+        return Err(SourceError::gone(path.display(), why));
+    }
+    Ok(Box::new(animation::Animation::open(path)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +208,9 @@ mod tests {
         assert_eq!("synth".parse(), Ok(Origin::Synth));
         assert_eq!("folder:a b".parse(), Ok(Origin::Folder("a b".into())));
         assert_eq!("camera:/dev/video0".parse(), Ok(Origin::Camera("/dev/video0".into())));
-        for wrong in ["", "folder", "folder:", "synth:1", "x.gif"] {
+        assert_eq!("faulty".parse(), Ok(Origin::Faulty(Box::new(Origin::Synth))));
+        assert_eq!("faulty:folder:a".parse(), Ok(Origin::Folder("a".into()).faulty()));
+        for wrong in ["", "faulty:", "faulty:x", "folder", "folder:", "synth:1", "x.gif"] {
             assert!(wrong.parse::<Origin>().unwrap_err().contains("folder:PATH"), "{wrong}");
         }
     }

@@ -104,6 +104,8 @@ pub enum Stage<'a> {
     Promoted,
     /// The guard refused, or the user went back: the old weights classify.
     RolledBack,
+    /// The guard let the new weights pass, but they could not take over, and why: the old weights classify.
+    NotPromoted(&'a str),
     /// Why there is no adaptation.
     Unavailable(&'a str),
 }

@@ -7,6 +7,13 @@ use gabion_spec::Precision;
 use image::RgbImage;
 use serde_json::json;
 use std::path::Path;
+#[cfg(feature = "serve")]
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 use support::Place;
 
 const USAGE: i32 = 2;
@@ -69,6 +76,77 @@ fn adapted_weights_are_listed_served_and_withdrawn() {
     assert!(!ran.stderr.contains("weights:"), "{ran}");
     let table = place.run("generations bundle").done().stdout;
     assert!(table.contains("withdrawn") && table.contains("base"), "{table}");
+}
+
+/// A server that ends with its test.
+#[cfg(feature = "serve")]
+struct Serving(std::process::Child, String);
+
+#[cfg(feature = "serve")]
+impl Serving {
+    fn of(place: &Place, line: &str) -> Self {
+        let mut command = place.command(line);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let address = said.trim().strip_prefix("http://").unwrap_or_else(|| panic!("{said}")).into();
+        Self(child, address)
+    }
+
+    /// The answer to a request that succeeds.
+    fn ask(&self, request: &str, body: &[u8]) -> serde_json::Value {
+        let mut stream = TcpStream::connect(&self.1).unwrap();
+        let length = body.len();
+        write!(stream, "{request} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+            .unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{request}: {answer}");
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+#[cfg(feature = "serve")]
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn a_rollback_beside_a_server_is_served_soon_and_no_request_fails() {
+    let place = place();
+    let bundle = place.path("bundle");
+    let mut other = Stored::read(&bundle).unwrap();
+    other.tensors.get_mut("head.bias").unwrap().values[3] += 100.0;
+    let base = generations::open(&bundle, &Trust::Any, Stored::read).unwrap().origin;
+    generations::write(&bundle, &Trust::Any, &base, |dir| other.write(dir, Precision::F32)).unwrap();
+    let serving = Serving::of(&place, "serve bundle --listen 127.0.0.1:0");
+    let picture = place.read("red.png");
+    let seen = || {
+        let said = serving.ask("POST /classify?views=2", &picture);
+        (said["generation"].as_u64().unwrap(), said["label"].as_str().unwrap().to_string())
+    };
+    assert_eq!(seen(), (1, "cat".into()));
+    assert_eq!(serving.ask("GET /health", b"")["generation"], 1);
+    place.run("rollback bundle").done();
+    let start = Instant::now();
+    // Every one is answered, by the one or by the other.
+    let label = loop {
+        let (generation, label) = seen();
+        assert_eq!(generation == 1, label == "cat");
+        if generation == 0 {
+            break label;
+        }
+        // About a second is promised; the machine may be busy.
+        assert!(start.elapsed() < Duration::from_secs(60));
+    };
+    assert_eq!(serving.ask("GET /health", b"")["generation"], 0);
+    let classified = place.run("classify bundle red.png --views 2 --json").json();
+    assert_eq!(classified[0]["top"][0]["class"], label.as_str());
 }
 
 #[test]

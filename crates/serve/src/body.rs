@@ -14,8 +14,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 const GRAIN: usize = 1024;
 /// A body that is too large is read on for so long, so that its sender sees the answer.
 const LINGER: Duration = Duration::from_secs(1);
-/// Before a body has to keep to the least rate.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Memory for bodies, in grains.
 pub struct Memory(Arc<Semaphore>);
@@ -61,8 +59,7 @@ pub async fn read(
     let start = Instant::now();
     let (mut bytes, mut share, mut held) = (Vec::new(), memory.take(0)?, 0);
     loop {
-        let allowed = GRACE + Duration::from_secs_f64(bytes.len() as f64 / settings.body_rate.max(1) as f64);
-        let Ok(frame) = timeout_at(start + allowed.min(settings.body_time), body.frame()).await else {
+        let Ok(frame) = timeout_at(start + allowed(settings, bytes.len()), body.frame()).await else {
             let seconds = start.elapsed().as_secs_f64();
             let what =
                 format!("the body is too slow, {} bytes in {seconds:.1} s: send it faster, or less", bytes.len());
@@ -85,7 +82,31 @@ pub async fn read(
     }
 }
 
+/// How long a body of which so many bytes have come may take to its next one.
+fn allowed(settings: &Settings, bytes: usize) -> Duration {
+    let kept = Duration::from_secs_f64(bytes as f64 / settings.body_rate.max(1) as f64);
+    settings.body_grace.saturating_add(kept).min(settings.body_time)
+}
+
 /// Reads on for a moment and keeps nothing: a connection that is closed with bytes unread takes its answer with it.
 async fn linger(mut body: Body) {
     let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.frame().await {} }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_grace_then_its_rate_and_no_more_than_its_time() {
+        let seconds = Duration::from_secs;
+        let settings =
+            Settings { body_rate: 1000, body_grace: seconds(5), body_time: seconds(30), ..Settings::default() };
+        let wanted = [(0, 5), (1000, 6), (25_000, 30), (1 << 40, 30)];
+        assert!(wanted.iter().all(|&(bytes, time)| allowed(&settings, bytes) == seconds(time)));
+        // No rate is the least.
+        assert_eq!(allowed(&Settings { body_rate: 0, ..settings.clone() }, 3), seconds(8));
+        let endless = Settings { body_grace: Duration::MAX, ..settings };
+        assert_eq!(allowed(&endless, 1000), seconds(30));
+    }
 }

@@ -35,8 +35,10 @@ pub struct Settings {
     pub head_time: Duration,
     /// For a request's body.
     pub body_time: Duration,
-    /// Bytes a second that a body has to keep to, after its first seconds.
+    /// Bytes a second that a body has to keep to, after its grace.
     pub body_rate: usize,
+    /// Before a body has to keep to a rate.
+    pub body_grace: Duration,
     /// For a client to read some of an answer.
     pub write_time: Duration,
     /// From a body's last byte to the answer.
@@ -65,6 +67,7 @@ impl Default for Settings {
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
             body_rate: 16 << 10,
+            body_grace: Duration::from_secs(5),
             write_time: Duration::from_secs(30),
             answer_time: Duration::from_secs(30),
             stop_time: Duration::from_secs(10),

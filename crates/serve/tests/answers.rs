@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use gabion_runtime::Classify;
 use gabion_serve::Settings;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -162,6 +162,52 @@ fn slow_clients_are_let_go() {
     let _ = write!(stream, "GET /health HTTP/1.1\r\nhost: here\r\nx: {}\r\n\r\n", "y".repeat(100_000));
     assert!(answer(&mut stream).is_none_or(|said| said.status == 431));
     soon("no connection left", || metric(server.address(), "gabion_connections") == 1.0);
+}
+
+#[test]
+fn a_body_keeps_to_its_rate_or_is_refused() {
+    let moment = Duration::from_millis(200);
+    let server = serve(Settings { body_grace: moment, body_rate: 100, ..settings() }, session());
+    let image = png(&picture(0));
+    let send = |pieces: &[&[u8]], pause: Duration| {
+        let mut stream = connect(server.address());
+        let head = format!("POST /classify HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n", image.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        for piece in pieces {
+            // It may be refused by now.
+            let _ = stream.write_all(piece);
+            std::thread::sleep(pause);
+        }
+        answer(&mut stream).unwrap()
+    };
+    // A byte now and then, each of them in time, and less than the rate: not kept for the whole of `body_time`.
+    let start = Instant::now();
+    let drops: Vec<&[u8]> = image.chunks(1).take(20).collect();
+    let said = send(&drops, moment / 10);
+    assert_eq!((said.status, said.headers["connection"].as_str()), (408, "close"));
+    assert!(said.error().contains("the body is too slow") && start.elapsed() < Settings::default().body_time / 2);
+    // In pieces for longer than the grace, each ahead of the rate by seconds.
+    let pieces: Vec<&[u8]> = image.chunks(image.len().div_ceil(4)).collect();
+    assert!(pieces[0].len() > 1000, "{}", image.len());
+    assert_eq!(send(&pieces, moment / 2).status, 200);
+}
+
+#[test]
+fn who_does_not_read_loses_the_place() {
+    let alone = Settings { connections: 1, write_time: Duration::from_millis(300), ..settings() };
+    let server = serve(alone, session());
+    let mut deaf = connect(server.address());
+    let asked = "GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n".repeat(1000);
+    // Answers fill what lies between the two, then questions do; neither goes on until the server has had enough.
+    deaf.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let error = loop {
+        if let Err(error) = deaf.write_all(asked.as_bytes()) {
+            break error;
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+    // There is one place, and it is free again.
+    assert_eq!(once(server.address(), "GET", "/health", b"").status, 200);
 }
 
 #[test]

@@ -42,6 +42,23 @@ fn labelled_frames_start_an_adaptation_once() {
 }
 
 #[test]
+fn a_promotion_that_fails_is_no_rollback() {
+    let (mut app, _) = app(5);
+    app.command(Command::Mode(Mode::Adapt));
+    let guard = Guard { clean: [0.9, 0.9], attacked: [0.1, 0.5] };
+    assert!(matches!(app.adapted(Ok(Guarded { guard, passes: true })), Some(Action::Promote)));
+    app.not_promoted("no room".into());
+    let view = app.view();
+    assert!(matches!(
+        view.scene,
+        Scene::Adapt(Adaptation { stage: state::Stage::NotPromoted("no room"), guard: Some(_), .. })
+    ));
+    assert!(app.status().contains("no room"));
+    app.command(Command::Mode(Mode::Adapt));
+    assert_eq!(app.stage, Stage::Collecting);
+}
+
+#[test]
 fn keys_label_frames() {
     let (mut app, engine) = app(2);
     assert!(app.command(Command::LabelAt(0)).is_none(), "nothing is seen yet");

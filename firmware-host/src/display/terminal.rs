@@ -214,6 +214,7 @@ fn lines(state: &ViewState<'_>) -> Vec<String> {
                 Stage::Training(share) => format!("training {} {}", bar(share), &*percent(share)),
                 Stage::Promoted => "PROMOTED: new weights classify".to_owned(),
                 Stage::RolledBack => "ROLLED BACK: old weights classify".to_owned(),
+                Stage::NotPromoted(why) => format!("NOT PROMOTED: {why}"),
                 Stage::Unavailable(why) => why.to_owned(),
             });
             if let Some(latest) = adaptation.curve.last() {

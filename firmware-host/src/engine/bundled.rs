@@ -6,6 +6,7 @@ use crate::frame::Frame;
 use crate::state::{Guard, View};
 use gabion_runtime::adapt::Progress;
 use gabion_runtime::deployed::Candidate;
+use gabion_runtime::generations::{self, GenerationError};
 use gabion_runtime::{
     AdaptError, Choice, Classify, Deployed, DeployedError, Local, Rgb, Samples, Session, SessionError, Source, Trust,
     Verdict,
@@ -95,6 +96,21 @@ fn failed(what: &'static str) -> impl Fn(DeployedError) -> EngineError {
     }
 }
 
+/// Of a candidate that the guard let pass.
+fn not_promoted(error: &DeployedError) -> EngineError {
+    let brief = match error {
+        DeployedError::Generation(GenerationError::Full { .. }) => "no room for the new weights: free some".into(),
+        DeployedError::Generation(GenerationError::ReadOnly { .. }) => {
+            "the bundle's folder cannot be written: see --check".into()
+        }
+        DeployedError::Generation(GenerationError::NotAFolder { .. }) => {
+            format!("{} in the bundle is no folder: remove it", generations::GENERATIONS)
+        }
+        error => error.to_string(),
+    };
+    EngineError::NotPromoted { brief, full: error.to_string() }
+}
+
 #[allow(clippy::cast_possible_truncation)] // a picture has less than 2^32 rows and columns
 fn frame(picture: Rgb) -> Option<Frame> {
     Frame::new(picture.height as u32, picture.width as u32, picture.pixels)
@@ -170,7 +186,7 @@ impl Engine for Bundled {
     fn promote(&self) -> Result<(), EngineError> {
         let deployed = self.in_service("promotion")?;
         let Some(candidate) = self.candidate().take() else { return Err(EngineError::NoWeights("adapted")) };
-        deployed.promote(&candidate).map(drop).map_err(failed("promotion"))
+        deployed.promote(&candidate).map(drop).map_err(|error| not_promoted(&error))
     }
 
     fn roll_back(&self) -> Result<(), EngineError> {
@@ -182,5 +198,27 @@ impl Engine for Bundled {
             return Err(EngineError::NoWeights("earlier"));
         }
         deployed.rollback(None).map(drop).map_err(failed("going back"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::path::PathBuf;
+
+    #[test]
+    fn why_nothing_was_promoted_fits_a_screen_and_a_log() {
+        let (doing, path) = ("write", PathBuf::from("/var/lib/gabion/bundle/generations/000001"));
+        let full = GenerationError::Full { doing, path: path.clone(), source: ErrorKind::StorageFull.into() };
+        let only =
+            GenerationError::ReadOnly { doing, path: path.clone(), source: ErrorKind::ReadOnlyFilesystem.into() };
+        for (error, words) in
+            [(full, "no room"), (only, "--check"), (GenerationError::NotAFolder { path }, "remove it")]
+        {
+            let error = not_promoted(&error.into());
+            assert!(error.brief().contains(words) && error.brief().len() < 60, "{}", error.brief());
+            assert!(error.to_string().contains("/var/lib/gabion"), "{error}");
+        }
     }
 }

@@ -3,9 +3,13 @@
 use super::*;
 use crate::display::TargetError;
 use crate::engine::standin::StandIn;
+use crate::engine::{About, Attacked, EngineError, Example, Guarded, Judgement, Look, Round};
+use crate::frame::Frame;
 use crate::source::Origin;
 use crate::state::{Badge, Scene, Stage, ViewState};
 use crate::work::post;
+use gabion_spec::Pixels;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 fn plan(origin: Origin) -> Plan {
@@ -44,6 +48,7 @@ impl Target for Shown {
                 Stage::Training(_) => "training".into(),
                 Stage::Promoted => "promoted".into(),
                 Stage::RolledBack => "rolled back".into(),
+                Stage::NotPromoted(_) => "not promoted".into(),
                 Stage::Unavailable(_) => "unavailable".into(),
             },
             _ => "live".into(),
@@ -87,7 +92,7 @@ fn every_mode_is_gone_through_and_all_threads_end() {
 
 #[test]
 fn every_fault_is_shown_and_counted_once() {
-    let plan = plan(Origin::Faulty);
+    let plan = plan(Origin::Synth.faulty());
     let shown = Arc::default();
     let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Shown(Arc::clone(&shown), 0))];
     let summary = run(&plan, &Arc::new(post()), &mut targets, &mut |time, _, summary| {
@@ -102,47 +107,84 @@ fn every_fault_is_shown_and_counted_once() {
     }
 }
 
+/// Has no room for what it adapts.
+struct Full(StandIn);
+
+impl Engine for Full {
+    fn about(&self) -> &About {
+        self.0.about()
+    }
+    fn classify(&self, frame: &Frame, look: &Look) -> Result<Judgement, EngineError> {
+        self.0.classify(frame, look)
+    }
+    fn attack(&self, frame: &Frame, epsilon: Pixels, look: &Look) -> Result<Attacked, EngineError> {
+        self.0.attack(frame, epsilon, look)
+    }
+    fn adapt(
+        &self,
+        examples: &[Example],
+        epsilon: Pixels,
+        watch: &mut dyn FnMut(Round) -> ControlFlow<()>,
+    ) -> Result<Guarded, EngineError> {
+        self.0.adapt(examples, epsilon, watch).map(|guarded| Guarded { passes: true, ..guarded })
+    }
+    fn promote(&self) -> Result<(), EngineError> {
+        let full = "cannot write /a/generations/000001, there is no room".into();
+        Err(EngineError::NotPromoted { brief: "there is no room".into(), full })
+    }
+    fn roll_back(&self) -> Result<(), EngineError> {
+        self.0.roll_back()
+    }
+}
+
+#[test]
+fn weights_that_could_not_be_written_are_not_said_to_be_rolled_back() {
+    let plan = Plan { engine: Arc::new(Full(StandIn::stock())), ..plan(Origin::Synth) };
+    let plan = Plan { task: Task { mode: Mode::Adapt, ..plan.task }, ..plan };
+    let shown = Arc::default();
+    let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Shown(Arc::clone(&shown), 0))];
+    let has = |word: &str| shown.lock().unwrap().iter().any(|shown| shown.starts_with(word));
+    let summary = run(&plan, &Arc::new(post()), &mut targets, &mut |time, _, _| {
+        assert!(time < Duration::from_secs(60));
+        has("not promoted").then_some(Command::Quit)
+    });
+    let summary = summary.unwrap();
+    assert_eq!((summary.adaptations, summary.promoted, summary.refused), (1, 0, 0));
+    assert!(!has("rolled back") && summary.stuck.is_empty());
+}
+
 /// Panics.
-struct Broken(crate::engine::About);
+struct Broken(About);
 
 impl Engine for Broken {
-    fn about(&self) -> &crate::engine::About {
+    fn about(&self) -> &About {
         &self.0
     }
-    fn classify(
-        &self,
-        _: &crate::frame::Frame,
-        _: &crate::engine::Look,
-    ) -> Result<crate::engine::Judgement, crate::engine::EngineError> {
+    fn classify(&self, _: &Frame, _: &Look) -> Result<Judgement, EngineError> {
         panic!("no weights")
     }
-    fn attack(
-        &self,
-        _: &crate::frame::Frame,
-        _: gabion_spec::Pixels,
-        _: &crate::engine::Look,
-    ) -> Result<crate::engine::Attacked, crate::engine::EngineError> {
+    fn attack(&self, _: &Frame, _: Pixels, _: &Look) -> Result<Attacked, EngineError> {
         unreachable!()
     }
     fn adapt(
         &self,
-        _: &[crate::engine::Example],
-        _: gabion_spec::Pixels,
-        _: &mut dyn FnMut(crate::engine::Round) -> std::ops::ControlFlow<()>,
-    ) -> Result<crate::engine::Guarded, crate::engine::EngineError> {
+        _: &[Example],
+        _: Pixels,
+        _: &mut dyn FnMut(Round) -> ControlFlow<()>,
+    ) -> Result<Guarded, EngineError> {
         unreachable!()
     }
-    fn promote(&self) -> Result<(), crate::engine::EngineError> {
+    fn promote(&self) -> Result<(), EngineError> {
         unreachable!()
     }
-    fn roll_back(&self) -> Result<(), crate::engine::EngineError> {
+    fn roll_back(&self) -> Result<(), EngineError> {
         unreachable!()
     }
 }
 
 #[test]
 fn an_engine_that_panics_ends_the_run_with_its_words() {
-    let about = crate::engine::About { name: "b".into(), device: "cpu".into(), classes: vec!["a".into()] };
+    let about = About { name: "b".into(), device: "cpu".into(), classes: vec!["a".into()] };
     let plan = Plan { engine: Arc::new(Broken(about)), ..plan(Origin::Synth) };
     let summary = run(&plan, &Arc::new(post()), &mut [], &mut |_, _, _| None).unwrap();
     assert!(summary.died.unwrap().contains("no weights"));

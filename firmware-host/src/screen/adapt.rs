@@ -52,7 +52,8 @@ pub(super) fn paint(canvas: &mut Canvas<Rgb565>, state: &ViewState<'_>, adaptati
     let y = TOP + PICTURE + 22;
     stage(canvas, &adaptation.stage, (y, inner));
     let Some(guard) = adaptation.guard else { return };
-    let y = y + 38;
+    // Below the reason, where there is one.
+    let y = y + if matches!(adaptation.stage, Stage::NotPromoted(_)) { 48 } else { 38 };
     let rows = [("clean", guard.clean), ("attacked", guard.attacked)];
     for (row, (name, [before, after])) in rows.into_iter().enumerate() {
         let y = y + 18 * i32::try_from(row).expect("two rows");
@@ -78,6 +79,11 @@ fn stage(canvas: &mut Canvas<Rgb565>, stage: &Stage<'_>, (y, inner): (i32, i32))
         Stage::Training(share) => (Line::of(format_args!("training")), percent(share), share, BUSY),
         Stage::Promoted => return tag(canvas, ("PROMOTED", "the new weights classify", GOOD), (y, inner)),
         Stage::RolledBack => return tag(canvas, ("ROLLED BACK", "the old weights classify", BAD), (y, inner)),
+        Stage::NotPromoted(why) => {
+            tag(canvas, ("NOT PROMOTED", "the old weights classify", BAD), (y, inner));
+            write_lines(canvas, why, Face::Small, DIM, (Point::new(MARGIN, y + 21), inner, 2));
+            return;
+        }
         Stage::Unavailable(why) => {
             write(canvas, "no adaptation here", Face::Strong, BAD, (Point::new(MARGIN, y), inner, Side::Left));
             write_lines(canvas, why, Face::Small, DIM, (Point::new(MARGIN, y + 18), inner, 4));

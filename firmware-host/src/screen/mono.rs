@@ -123,6 +123,11 @@ fn adapt(canvas: &mut Canvas<BinaryColor>, state: &ViewState<'_>, adaptation: &A
         Stage::Training(share) => (Line::of(format_args!("training {}", &*percent(share))), Some(share)),
         Stage::Promoted => (Line::of(format_args!("promoted")), None),
         Stage::RolledBack => (Line::of(format_args!("rolled back")), None),
+        Stage::NotPromoted(why) => {
+            write(canvas, "not promoted", Face::Strong, On, (Point::new(14, 0), WIDTH - 14, Side::Left));
+            write_lines(canvas, why, Face::Small, On, (Point::new(0, 18), WIDTH, 3));
+            return;
+        }
         Stage::Unavailable(why) => {
             write(canvas, "no adapting", Face::Strong, On, (Point::new(14, 0), WIDTH - 14, Side::Left));
             write_lines(canvas, why, Face::Small, On, (Point::new(0, 18), WIDTH, 2));

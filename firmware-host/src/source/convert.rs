@@ -1,4 +1,5 @@
-//! A camera's bytes to RGB. Integer arithmetic of BT.601 with video range, as V4L2 says for these formats by default.
+//! A camera's or a video's bytes to RGB. Integer arithmetic of BT.601, with video range as V4L2 says for its formats by
+//! default.
 
 use crate::frame::Frame;
 
@@ -35,9 +36,56 @@ impl Layout {
     }
 }
 
+/// Which codes stand for black and white.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// 16 and 235; colours reach from 16 to 240.
+    Video,
+    /// 0 and 255.
+    Full,
+}
+
+/// How planes of colour are thinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chroma {
+    /// No colour.
+    None,
+    /// So many columns and rows share one.
+    Shared {
+        /// Columns.
+        across: usize,
+        /// Rows.
+        down: usize,
+    },
+}
+
+impl Chroma {
+    /// 4:2:0.
+    pub const QUARTER: Self = Self::Shared { across: 2, down: 2 };
+
+    /// Bytes of the planes of Y, U and V of a frame of `height x width`.
+    pub fn bytes(self, [height, width]: [u32; 2]) -> usize {
+        let (rows, columns) = (height as usize, width as usize);
+        rows * columns
+            + match self {
+                Self::None => 0,
+                Self::Shared { across, down } => 2 * rows.div_ceil(down) * columns.div_ceil(across),
+            }
+    }
+}
+
+/// One pixel.
+fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
+    pixel(Range::Video, y, u, v)
+}
+
 /// One pixel.
 #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)] // clamped to a byte
-fn rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
+fn pixel(range: Range, y: u8, u: u8, v: u8) -> [u8; 3] {
+    if range == Range::Full {
+        let (y, u, v) = (256 * i32::from(y), i32::from(u) - 128, i32::from(v) - 128);
+        return [y + 359 * v, y - 88 * u - 183 * v, y + 454 * u].map(|value| ((value + 128) >> 8).clamp(0, 255) as u8);
+    }
     let (y, u, v) = (298 * (i32::from(y) - 16), i32::from(u) - 128, i32::from(v) - 128);
     [y + 409 * v, y - 100 * u - 208 * v, y + 516 * u].map(|value| ((value + 128) >> 8).clamp(0, 255) as u8)
 }
@@ -82,6 +130,32 @@ pub fn convert(layout: Layout, bytes: &[u8], [height, width]: [u32; 2], stride: 
     Ok(Frame::new(height, width, pixels).expect("three bytes a pixel"))
 }
 
+/// A frame of `height x width` from a plane of Y and, where there is colour, one of U and one of V, without gaps.
+///
+/// # Errors
+/// Why the bytes are no such frame.
+pub fn planar(bytes: &[u8], [height, width]: [u32; 2], chroma: Chroma, range: Range) -> Result<Frame, String> {
+    let (rows, columns) = (height as usize, width as usize);
+    let needed = chroma.bytes([height, width]);
+    if bytes.len() != needed || rows * columns == 0 {
+        return Err(format!("{} bytes are no frame of {width}x{height} pixels: it takes {needed}", bytes.len()));
+    }
+    let (light, colours) = bytes.split_at(rows * columns);
+    let mut pixels = Vec::with_capacity(rows * columns * 3);
+    let Chroma::Shared { across, down } = chroma else {
+        pixels.extend(light.iter().flat_map(|&y| pixel(range, y, 128, 128)));
+        return Ok(Frame::new(height, width, pixels).expect("three bytes a pixel"));
+    };
+    let wide = columns.div_ceil(across);
+    let (u, v) = colours.split_at(colours.len() / 2);
+    for (row, line) in light.chunks_exact(columns).enumerate() {
+        let at = row / down * wide;
+        let (u, v) = (&u[at..at + wide], &v[at..at + wide]);
+        pixels.extend(line.iter().enumerate().flat_map(|(x, &y)| pixel(range, y, u[x / across], v[x / across])));
+    }
+    Ok(Frame::new(height, width, pixels).expect("three bytes a pixel"))
+}
+
 /// Cameras leave out the Huffman tables of JPEG; the decoder fills in the standard ones.
 fn jpeg(bytes: &[u8]) -> Result<Frame, String> {
     let image =
@@ -120,6 +194,40 @@ mod tests {
         // Black is exact, so that a dark picture stays dark.
         assert_eq!(rgb(16, 128, 128), [0; 3]);
         assert_eq!(rgb(235, 128, 128), [255; 3]);
+    }
+
+    #[test]
+    fn planes_are_as_the_layouts_of_cameras() {
+        let eighth = Chroma::Shared { across: 4, down: 1 };
+        for ([y, u, v], colour) in KNOWN {
+            let nv12 = convert(Layout::Nv12, &[y, y, y, y, u, v], [2, 2], 2).unwrap();
+            let quarter = planar(&[y, y, y, y, u, v], [2, 2], Chroma::QUARTER, Range::Video).unwrap();
+            assert_eq!(quarter, nv12);
+            let thin = planar(&[y, y, y, y, y, u, u, v, v], [1, 5], eighth, Range::Video).unwrap();
+            thin.pixels.chunks_exact(3).for_each(|pixel| close(pixel, colour));
+            let grey = planar(&[y], [1, 1], Chroma::None, Range::Video).unwrap();
+            assert_eq!(grey.pixels, rgb(y, 128, 128));
+        }
+        // Odd sides round up: a column and a row of colour more.
+        let odd = [16, 235, 16, 235, 16, 235, 16, 235, 16, 128, 128, 128, 128, 128, 128, 128, 128];
+        let frame = planar(&odd, [3, 3], Chroma::QUARTER, Range::Video).unwrap();
+        assert!(frame.pixels.chunks_exact(3).enumerate().all(|(at, pixel)| pixel == [[0; 3], [255; 3]][at % 2]));
+        assert!(planar(&odd[1..], [3, 3], Chroma::QUARTER, Range::Video).unwrap_err().contains("3x3"));
+        assert!(planar(&[], [0, 0], Chroma::QUARTER, Range::Video).is_err());
+    }
+
+    #[test]
+    fn known_colours_of_the_full_range() {
+        for (code, colour) in [
+            ([0, 128, 128], [0; 3]),
+            ([255, 128, 128], [255; 3]),
+            ([76, 85, 255], [255, 0, 0]),
+            ([150, 44, 21], [0, 255, 0]),
+            ([29, 255, 107], [0, 0, 255]),
+        ] {
+            close(&pixel(Range::Full, code[0], code[1], code[2]), colour);
+        }
+        assert!((0..=255).all(|y| pixel(Range::Full, y, 128, 128) == [y; 3]), "grey is exact");
     }
 
     #[test]

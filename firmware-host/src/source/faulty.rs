@@ -1,7 +1,8 @@
-//! Drawn shapes, and every fault that a source can have, each in its turn: for soaking the program.
+//! Another source's frames, with their labels and as fast as they are asked for, and every fault that a source can have,
+//! each in its turn: for soaking the program.
 
-use super::synth::Stream;
 use super::{Pull, Source, SourceError};
+use crate::frame::Frame;
 use crate::random::Random;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -21,9 +22,10 @@ pub fn injected() -> u32 {
 }
 
 /// A source that misbehaves after 20 to 60 good frames.
-#[derive(Debug)]
 pub struct Faulty {
-    stream: Stream,
+    inner: Box<dyn Source>,
+    /// The last good frame: a fault that gives frames gives it.
+    last: Option<Frame>,
     random: Random,
     good: u32,
     fault: u32,
@@ -31,11 +33,11 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// Equal seeds give equal frames; faults go on from the last source of this process.
-    pub fn new(seed: u64) -> Self {
+    /// A source that is made faulty; faults go on from the last such source of this process.
+    pub fn new(inner: Box<dyn Source>, seed: u64) -> Self {
         let opened = OPENED.fetch_add(1, Ordering::Relaxed);
         let mut random = Random::new(seed ^ u64::from(opened));
-        Self { stream: Stream::new(seed), good: Self::pause(&mut random), random, fault: opened % 6, left: 0 }
+        Self { inner, last: None, good: Self::pause(&mut random), random, fault: opened % 6, left: 0 }
     }
 
     fn pause(random: &mut Random) -> u32 {
@@ -51,10 +53,16 @@ impl Faulty {
 impl Source for Faulty {
     fn pull(&mut self, patience: Duration) -> Result<Pull, SourceError> {
         if self.good > 0 {
+            // A picture that would be shown for a second is one of many here.
+            let (Pull::Frame(frame) | Pull::Lasting(frame, _)) = self.inner.pull(patience)? else {
+                return Ok(Pull::Waiting);
+            };
             self.good -= 1;
             self.left = CALLS;
-            return Ok(Pull::Frame(self.stream.frame()));
+            self.last = Some(frame.clone());
+            return Ok(Pull::Frame(frame));
         }
+        let last = || self.last.clone().expect("good frames come first");
         if self.left == CALLS && self.fault < 4 {
             INJECTED.fetch_add(1, Ordering::Relaxed);
         }
@@ -76,13 +84,43 @@ impl Source for Faulty {
                 Ok(Pull::Waiting)
             }
             // A frame of another size.
-            4 => Ok(Pull::Frame(self.stream.frame().within(7))),
+            4 => Ok(Pull::Frame(last().within(7))),
             // Frames as fast as they can be taken.
-            _ => Ok(Pull::Lasting(self.stream.frame(), Duration::ZERO)),
+            _ => Ok(Pull::Lasting(last(), Duration::ZERO)),
         };
         if over {
             self.next_fault();
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Origin;
+
+    #[test]
+    fn frames_between_faults_are_those_of_the_source() {
+        let place = tempfile::tempdir().unwrap();
+        for class in ["cat", "dog"] {
+            std::fs::create_dir(place.path().join(class)).unwrap();
+            image::RgbImage::new(9, 9).save(place.path().join(class).join("1.png")).unwrap();
+        }
+        let origin: Origin = format!("faulty:folder:{}", place.path().display()).parse().unwrap();
+        let mut source = origin.open(0).unwrap();
+        let mut faults = 0;
+        for at in 0..60 {
+            match source.pull(Duration::ZERO) {
+                Ok(Pull::Frame(frame)) if frame.width == 9 && faults == 0 => {
+                    assert_eq!(frame.label.as_deref(), Some(["cat", "dog"][at % 2]));
+                }
+                Ok(Pull::End) => panic!(),
+                _ => faults += 1,
+            }
+        }
+        assert!(faults > 0);
+        std::fs::remove_dir_all(place.path()).unwrap();
+        assert!(matches!(origin.open(0), Err(SourceError::Gone { .. })), "a source that is not there is no faulty one");
     }
 }

@@ -131,6 +131,10 @@ impl Stock {
             ("adapt-long", ViewState { verdict: Some(long), ..self.adapt(Stage::Training(1.0), 8, None) }),
             ("adapt-promoted", self.adapt(Stage::Promoted, 8, Some(guard))),
             ("adapt-rolled-back", self.adapt(Stage::RolledBack, 8, Some(worse))),
+            (
+                "adapt-not-promoted",
+                self.adapt(Stage::NotPromoted("no room for the new weights: free some"), 8, Some(guard)),
+            ),
             ("adapt-unavailable", self.adapt(Stage::Unavailable(why), 0, None)),
         ]
     }
