@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod export;
 pub mod generations;
 pub mod inspect;
+pub mod precision;
 pub mod pretrain;
 pub mod probe;
 pub mod rollback;

@@ -36,6 +36,7 @@ use crate::data::{Images, order};
 use crate::measure::{Error, Rate, Result, check, hexadecimal};
 use battery::Battery;
 use gabion_learn::attack::Passes;
+use gabion_runtime::frozen::Precision;
 use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
@@ -291,10 +292,13 @@ impl<'a> Scene<'a> {
             hash.update(test.labels[index].to_le_bytes());
         }
         let data_sha256 = hexadecimal(&hash.finalize());
-        let about = serde_json::json!({
+        let mut about = serde_json::json!({
             "attacks": ATTACKS_VERSION, "weights": subject.weights, "data_sha256": data_sha256, "seed": recipe.seed,
             "norm": recipe.norm, "images": indices.len(), "indices": indices, "device": format!("{:?}", subject.device()),
         });
+        if subject.precision() != Precision::F32 {
+            about["precision"] = serde_json::json!(subject.precision().to_string());
+        }
         let key = hexadecimal(&Sha256::digest(about.to_string()));
         let journal = Journal::open(options.journal.as_deref(), key, &about)?;
         Ok(Self {

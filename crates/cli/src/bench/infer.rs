@@ -69,6 +69,7 @@ enum Ours {
     Network,
     NetworkBf16,
     Session,
+    SessionBf16,
     Device,
 }
 
@@ -79,6 +80,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
             Ours::Network => Subject::Network,
             Ours::NetworkBf16 => Subject::NetworkBf16,
             Ours::Session => Subject::Session,
+            Ours::SessionBf16 => Subject::SessionBf16,
             Ours::Device => Subject::Device,
         };
         let served = serve(subject, bundle, input, arguments.threads.into(), choice);
@@ -120,7 +122,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         threads: arguments.threads.into(),
         starts: arguments.starts.into(),
     };
-    let mut subjects = vec![Subject::Network, Subject::NetworkBf16, Subject::Session];
+    let mut subjects = vec![Subject::Network, Subject::NetworkBf16, Subject::Session, Subject::SessionBf16];
     if choice != Choice::Cpu {
         subjects.push(Subject::Device);
     }

@@ -1,3 +1,4 @@
+use super::precision::PrecisionArguments;
 use super::{DataArguments, DeviceArguments, evaluate};
 use crate::output::{Done, Output, table};
 use gabion_experiment::evaluate::{Verified, verify};
@@ -18,12 +19,15 @@ pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let (device, _) = arguments.device.choose(output)?;
-    let (subject, _) = evaluate::subject(&arguments.bundle, &device)?;
+    let precision = arguments.precision.frozen(&device, output)?;
+    let (subject, _) = evaluate::subject_in(precision, &arguments.bundle, &device)?;
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
     let verified = verify(&subject, &data.split.test, &arguments.images)?;
     let value = json!({ "bundle": subject.name, "weights": subject.weights, "budgets": verified });

@@ -36,6 +36,8 @@ pub enum Subject {
     NetworkBf16,
     /// A session on the CPU, image to answer: crops and vote included.
     Session,
+    /// The same in bf16.
+    SessionBf16,
     /// The same on another device.
     Device,
     /// ONNX Runtime.
@@ -55,6 +57,7 @@ impl Subject {
             Self::Network => "gabion, network",
             Self::NetworkBf16 => "gabion, network in bf16",
             Self::Session => "gabion, image to answer",
+            Self::SessionBf16 => "gabion, image to answer in bf16",
             Self::Device => "gabion on the device, image to answer",
             Self::Onnxruntime => "ONNX Runtime",
             Self::Torch => "PyTorch eager",
@@ -253,7 +256,7 @@ impl Entrant {
         self.row.start = median(self.row.starts.get(1..).unwrap_or_default());
         let most = settings.views.iter().copied().max().unwrap_or(1);
         // A session draws its own crops of more than one view.
-        let alone = matches!(self.row.subject, Subject::Session | Subject::Device);
+        let alone = matches!(self.row.subject, Subject::Session | Subject::SessionBf16 | Subject::Device);
         let views = if alone { 1 } else { most };
         let question = json!({ "ask": "logits", "views": views }).to_string();
         let peer = self.peer.as_mut().expect("it was started");
@@ -266,7 +269,10 @@ impl Entrant {
                 difference(&logits, ours)
             };
             self.row.difference = Some(error);
-            let tolerance = if self.row.subject == Subject::NetworkBf16 { BF16_TOLERANCE } else { TOLERANCE };
+            let tolerance = match self.row.subject {
+                Subject::NetworkBf16 | Subject::SessionBf16 => BF16_TOLERANCE,
+                _ => TOLERANCE,
+            };
             if error.is_nan() || error > tolerance {
                 self.peer = None;
                 return Err(format!(
@@ -349,7 +355,7 @@ impl Subject {
     fn start(self, places: &Places, threads: usize) -> Result<(Peer, Ready), String> {
         let Places { bundle, input, gabion, device, peers, candle } = places;
         let mut command = match self {
-            Self::Network | Self::NetworkBf16 | Self::Session | Self::Device => {
+            Self::Network | Self::NetworkBf16 | Self::Session | Self::SessionBf16 | Self::Device => {
                 let mut command = Command::new(gabion);
                 command.args(["bench", "infer"]).arg(bundle).args(["--serve", &self.word()]);
                 let device = if self == Self::Device { device.as_deref() } else { None };

@@ -8,7 +8,7 @@ use gabion_learn::attack::{Classifier, Network};
 use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::Bundle;
 use gabion_runtime::devices::is_cpu;
-use gabion_runtime::frozen::{Frozen, network};
+use gabion_runtime::frozen::{Frozen, Precision, network_in};
 use gabion_spec::{Augment, Crop, HeadKind, Input};
 use std::sync::Arc;
 
@@ -60,6 +60,14 @@ impl Subject {
     /// # Errors
     /// When there is no head.
     pub fn bundle(bundle: &Bundle, device: &Device) -> Result<Self> {
+        Self::bundle_in(Precision::F32, bundle, device)
+    }
+
+    /// [`Subject::bundle`], multiplying in `precision` on the CPU.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn bundle_in(precision: Precision, bundle: &Bundle, device: &Device) -> Result<Self> {
         let manifest = &bundle.manifest;
         let head = bundle.head.as_ref().ok_or_else(|| Error::NoHead { name: manifest.name.clone() })?;
         let device = device.clone().inner();
@@ -77,7 +85,7 @@ impl Subject {
             flip: trained.map_or(0.5, |augment| augment.flip),
             ..Augment::identity([manifest.input.height, manifest.input.width])
         };
-        let frozen = is_cpu(&device).then(|| network(&bundle.stored(), manifest.input)).transpose()?;
+        let frozen = is_cpu(&device).then(|| network_in(precision, &bundle.stored(), manifest.input)).transpose()?;
         let frozen = frozen.map(|network| Arc::new(network.net));
         let classify: Classify = {
             let (plain, graph) = (plain.clone(), graph.clone());
@@ -134,6 +142,15 @@ impl Subject {
         match &self.victim {
             Victim::Device(network) => network,
             Victim::Cpu(frozen) => &**frozen,
+        }
+    }
+
+    /// What it multiplies in. In bf16 an attack's gradients are those of the unrounded weights where the rounded network's
+    /// activations are positive; what it is right about is the rounded network's.
+    pub fn precision(&self) -> Precision {
+        match &self.victim {
+            Victim::Device(_) => Precision::F32,
+            Victim::Cpu(frozen) => frozen.precision(),
         }
     }
 

@@ -73,6 +73,24 @@ fn probabilities_are_a_distribution_and_the_label_is_their_first() {
     }
 }
 
+/// Largest distance of a probability in bf16: a network's worth of roundings to 8 bits.
+const BF16_TOLERANCE: f32 = 2e-2;
+
+#[test]
+fn bf16_says_nearly_the_same() {
+    use crate::frozen::Precision;
+    let exact = Session::of(&stored()).unwrap();
+    let session = Session::of_in(Precision::Bf16, &stored()).unwrap();
+    assert_eq!([&exact, &session].map(Session::arithmetic), [Arithmetic::F32, Arithmetic::Bf16]);
+    let mut most = 0f32;
+    for (seed, views) in (0..12).zip([1, 5].into_iter().cycle()) {
+        let options = Classify { views, ..Classify::default() };
+        let [a, b] = [&exact, &session].map(|on| on.classify(&picture(24, 20, seed), &options).unwrap().probabilities);
+        most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(most, f32::max);
+    }
+    assert!(most > 0.0 && most < BF16_TOLERANCE, "largest difference of a probability: {most}");
+}
+
 #[test]
 fn a_session_that_is_opened_reads_what_it_needs_and_checks_the_rest() {
     let folder = tempfile::tempdir().unwrap();
