@@ -297,7 +297,7 @@ impl<'a> Scene<'a> {
             "norm": recipe.norm, "images": indices.len(), "indices": indices, "device": format!("{:?}", subject.device()),
         });
         if subject.precision() != Precision::F32 {
-            about["precision"] = serde_json::json!(subject.precision().to_string());
+            about["precision"] = serde_json::json!(subject.computes());
         }
         let key = hexadecimal(&Sha256::digest(about.to_string()));
         let journal = Journal::open(options.journal.as_deref(), key, &about)?;

@@ -8,6 +8,7 @@
 //! answers does without.
 
 mod build;
+mod calibrate;
 mod epilogue;
 mod kernel;
 mod pass;
@@ -34,6 +35,11 @@ pub enum Precision {
     /// Winograd's F(4x4) does not serve, of 32 channels or more. Logits move by some thousandths. The way back is that of
     /// the unrounded weights at the activations that were positive in bf16. See [`Level::multiplies_bf16`].
     Bf16,
+    /// Convolutions of what is never negative in 8 bits, summed exactly in 32 and scaled to f32: per output channel for
+    /// weights, per tensor for activations, within ranges that were seen before (see [`Frozen::ranges`]). The first
+    /// convolution, sums with residuals and linear layers are in f32. There is no way back. See
+    /// [`Level::multiplies_int8`].
+    Int8,
 }
 
 impl std::fmt::Display for Precision {
@@ -41,6 +47,7 @@ impl std::fmt::Display for Precision {
         f.pad(match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }

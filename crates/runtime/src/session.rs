@@ -13,11 +13,11 @@ mod perturb;
 mod stream;
 mod vote;
 
-use crate::frozen::{Network, Precision, network_in};
+use crate::frozen::{Network, Precision, calibrated, network_in};
 use crate::{BundleError, Rgb, Stored};
 use gabion_augment::cpu::{Source, apply_batch};
 use gabion_augment::{Augment, Draw, ViewId, sample};
-use gabion_spec::{Crop, Manifest};
+use gabion_spec::{Crop, Input, Manifest};
 use std::path::Path;
 use vote::Ballot;
 
@@ -202,11 +202,29 @@ impl Session {
     /// # Errors
     /// As it does.
     pub fn of_in(precision: Precision, stored: &Stored) -> Result<Self, BundleError> {
+        Self::prepared(stored, |input| network_in(precision, stored, input))
+    }
+
+    /// [`Session::of`] in int8, see [`crate::frozen::calibrated`].
+    ///
+    /// # Errors
+    /// As it does; when there is no view.
+    ///
+    /// # Panics
+    /// When `views` are not of the bundle's size.
+    pub fn of_calibrated(stored: &Stored, views: &[f32]) -> Result<Self, BundleError> {
+        Self::prepared(stored, |input| calibrated(stored, input, views))
+    }
+
+    fn prepared(
+        stored: &Stored,
+        network: impl FnOnce(Input) -> Result<Network, BundleError>,
+    ) -> Result<Self, BundleError> {
         let manifest = stored.manifest.clone();
         if manifest.head.is_none() {
             return Err(BundleError::NoHead { name: manifest.name });
         }
-        let engine = Engine::Cpu(Box::new(network_in(precision, stored, manifest.input)?));
+        let engine = Engine::Cpu(Box::new(network(manifest.input)?));
         Ok(Self { augment: crops(&manifest), manifest, engine, memory: None })
     }
 

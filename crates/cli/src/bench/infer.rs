@@ -68,6 +68,7 @@ pub struct Arguments {
 enum Ours {
     Network,
     NetworkBf16,
+    NetworkInt8,
     Session,
     SessionBf16,
     Device,
@@ -79,6 +80,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         let subject = match ours {
             Ours::Network => Subject::Network,
             Ours::NetworkBf16 => Subject::NetworkBf16,
+            Ours::NetworkInt8 => Subject::NetworkInt8,
             Ours::Session => Subject::Session,
             Ours::SessionBf16 => Subject::SessionBf16,
             Ours::Device => Subject::Device,
@@ -122,7 +124,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         threads: arguments.threads.into(),
         starts: arguments.starts.into(),
     };
-    let mut subjects = vec![Subject::Network, Subject::NetworkBf16, Subject::Session, Subject::SessionBf16];
+    let mut subjects =
+        vec![Subject::Network, Subject::NetworkBf16, Subject::NetworkInt8, Subject::Session, Subject::SessionBf16];
     if choice != Choice::Cpu {
         subjects.push(Subject::Device);
     }

@@ -1,7 +1,7 @@
-//! `gabion bench precision`: what half precision on a device changes, or bf16 on the CPU.
+//! `gabion bench precision`: what half precision on a device changes, or bf16 and int8 on the CPU.
 
 use super::{ensure_place, load_average};
-use crate::commands::precision::tell;
+use crate::commands::precision::{PrecisionArguments, tell};
 use crate::commands::{DataArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Output, table, usage};
 use anyhow::anyhow;
@@ -10,7 +10,7 @@ use gabion_runtime::{Arithmetic, Bundle, Choice, Classify, Prediction, Rgb, Sess
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Classify test images in f32, and in f16 on a device or in bf16 on the CPU, and compare.
+/// Classify test images in f32, and in f16 on a device or in bf16 or int8 on the CPU, and compare.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
     gabion bench precision models/cifar10-small --data data/cifar10 --out results/precision-cifar10-small.json\n  \
@@ -24,9 +24,11 @@ pub struct Arguments {
     /// Test images, the same number of each class as far as that goes.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     images: u32,
-    /// wgpu or cuda for f16, cpu for bf16.
+    /// wgpu or cuda for f16, cpu for bf16 and int8.
     #[arg(long, default_value = "wgpu", value_name = "DEVICE")]
     device: String,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     /// Seeds the choice of images.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -45,8 +47,18 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let (name, weights) = (bundle.manifest.name.clone(), bundle.manifest.weights.sha256.clone());
     let full = Session::new(bundle.clone())?;
     let half = if full.is_on_cpu() {
-        tell(Precision::Bf16, output);
-        Session::of_in(Precision::Bf16, &bundle.stored())?
+        let stored = bundle.stored();
+        match arguments.precision.arithmetic() {
+            Arithmetic::Int8 => {
+                tell(Precision::Int8, output);
+                let views = arguments.precision.views(stored.manifest.input, Some(&arguments.data))?;
+                Session::of_calibrated(&stored, &views)?
+            }
+            _ => {
+                tell(Precision::Bf16, output);
+                Session::of_in(Precision::Bf16, &stored)?
+            }
+        }
     } else {
         Session::new(bundle)?.with_precision(gabion_spec::Precision::F16)
     };

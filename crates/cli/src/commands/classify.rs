@@ -70,6 +70,11 @@ fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
     let (device, offered) = arguments.device.choose(output)?;
     let bundle = opened(generations::open(&path, &trust, |dir| Bundle::open(dir, &device))?, output);
     let wants = arguments.precision.arithmetic();
+    if wants == Arithmetic::Int8 {
+        arguments.precision.frozen(&device, output)?;
+        let views = arguments.precision.views(bundle.manifest.input, None)?;
+        return Ok(Session::of_calibrated(&bundle.stored(), &views)?);
+    }
     if wants == Arithmetic::Bf16 {
         let precision = arguments.precision.frozen(&device, output)?;
         return Ok(Session::of_in(precision, &bundle.stored())?);

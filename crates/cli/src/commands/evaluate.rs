@@ -180,8 +180,8 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         ensure_file(file)?;
     }
     let (device, offered) = arguments.device.choose(output)?;
-    let precision = arguments.precision.frozen(&device, output)?;
-    let (subject, manifest) = subject_in(precision, &arguments.bundle, &device)?;
+    let (subject, manifest) = arguments.precision.subject(&arguments.bundle, &device, &arguments.data, output)?;
+    let precision = subject.precision();
     if arguments.claim && manifest.is_none() {
         return Err(usage("--claim writes into a bundle; a network's file has no manifest"));
     }

@@ -76,6 +76,9 @@ enum Log {
 /// On the CPU a bundle in service, which adapts; on another device a session of what was in service when it was opened.
 fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<Served, Failure> {
     let wants = arguments.precision.arithmetic();
+    if wants == Arithmetic::Int8 {
+        return Err(usage("serve computes in f32, bf16 or f16: what it adapts nobody would calibrate"));
+    }
     let precision = wants.on_cpu().unwrap_or_default();
     let deployed = Arc::new(Deployed::open_in(precision, path, trust, arguments.memory)?);
     let serving = deployed.serving();
@@ -84,7 +87,7 @@ fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> R
     }
     let (elsewhere, device) = match (wants, choice) {
         (Arithmetic::Bf16, Choice::Auto | Choice::Cpu) => (None, "the CPU, which computes in bf16".into()),
-        (Arithmetic::Bf16, _) => return Err(precision::bf16_is_the_cpus()),
+        (Arithmetic::Bf16, _) => return Err(precision::is_the_cpus()),
         _ => deployed.elsewhere(choice)?,
     };
     let elsewhere = elsewhere.map(|session| match wants {

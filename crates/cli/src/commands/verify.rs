@@ -1,5 +1,5 @@
 use super::precision::PrecisionArguments;
-use super::{DataArguments, DeviceArguments, evaluate};
+use super::{DataArguments, DeviceArguments};
 use crate::output::{Done, Output, table};
 use gabion_experiment::evaluate::{Verified, verify};
 use serde_json::json;
@@ -26,8 +26,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let (device, _) = arguments.device.choose(output)?;
-    let precision = arguments.precision.frozen(&device, output)?;
-    let (subject, _) = evaluate::subject_in(precision, &arguments.bundle, &device)?;
+    let (subject, _) = arguments.precision.subject(&arguments.bundle, &device, &arguments.data, output)?;
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
     let verified = verify(&subject, &data.split.test, &arguments.images)?;
     let value = json!({ "bundle": subject.name, "weights": subject.weights, "budgets": verified });

@@ -23,6 +23,8 @@ pub use ours::serve;
 const TOLERANCE: f32 = 1e-4;
 /// The same in bf16.
 const BF16_TOLERANCE: f32 = 2e-2;
+/// The same in int8.
+const INT8_TOLERANCE: f32 = 1e-1;
 /// Passes of which a line can tell.
 const MOST_PASSES: usize = 4000;
 
@@ -34,6 +36,8 @@ pub enum Subject {
     Network,
     /// The same in bf16.
     NetworkBf16,
+    /// The same in int8, calibrated on the views.
+    NetworkInt8,
     /// A session on the CPU, image to answer: crops and vote included.
     Session,
     /// The same in bf16.
@@ -56,6 +60,7 @@ impl Subject {
         match self {
             Self::Network => "gabion, network",
             Self::NetworkBf16 => "gabion, network in bf16",
+            Self::NetworkInt8 => "gabion, network in int8",
             Self::Session => "gabion, image to answer",
             Self::SessionBf16 => "gabion, image to answer in bf16",
             Self::Device => "gabion on the device, image to answer",
@@ -271,6 +276,7 @@ impl Entrant {
             self.row.difference = Some(error);
             let tolerance = match self.row.subject {
                 Subject::NetworkBf16 | Subject::SessionBf16 => BF16_TOLERANCE,
+                Subject::NetworkInt8 => INT8_TOLERANCE,
                 _ => TOLERANCE,
             };
             if error.is_nan() || error > tolerance {
@@ -355,7 +361,12 @@ impl Subject {
     fn start(self, places: &Places, threads: usize) -> Result<(Peer, Ready), String> {
         let Places { bundle, input, gabion, device, peers, candle } = places;
         let mut command = match self {
-            Self::Network | Self::NetworkBf16 | Self::Session | Self::SessionBf16 | Self::Device => {
+            Self::Network
+            | Self::NetworkBf16
+            | Self::NetworkInt8
+            | Self::Session
+            | Self::SessionBf16
+            | Self::Device => {
                 let mut command = Command::new(gabion);
                 command.args(["bench", "infer"]).arg(bundle).args(["--serve", &self.word()]);
                 let device = if self == Self::Device { device.as_deref() } else { None };

@@ -1,15 +1,16 @@
 //! What is evaluated: the head of a bundle, or a network trained elsewhere.
 
-use crate::measure::{Error, Result};
+use crate::measure::{Error, Result, hexadecimal};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::Device;
-use gabion_learn::attack::{Classifier, Network};
+use gabion_learn::attack::{Classifier, Gradient, Network, Pass};
 use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::Bundle;
 use gabion_runtime::devices::is_cpu;
-use gabion_runtime::frozen::{Frozen, Precision, network_in};
+use gabion_runtime::frozen::{Frozen, Precision, calibrated, network_in};
 use gabion_spec::{Augment, Crop, HeadKind, Input};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, with autodiff where the images are.
@@ -40,6 +41,33 @@ enum Victim {
     Device(Network<Classify>),
     /// The same prepared for the CPU.
     Cpu(Arc<Frozen>),
+    /// In int8, which has no gradient of its own.
+    StraightThrough(StraightThrough),
+}
+
+/// A network in int8 that is climbed by the gradient of the same network in f32, weighted by what the former answers.
+struct StraightThrough {
+    answers: Frozen,
+    slopes: Arc<Frozen>,
+    /// SHA-256 of the images that told its ranges.
+    calibration: String,
+}
+
+impl Classifier for StraightThrough {
+    fn classes(&self) -> usize {
+        self.answers.len_of(self.answers.last())
+    }
+
+    fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
+        Classifier::logits(&self.answers, x, pass)
+    }
+
+    fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
+        let logits = self.logits(x, pass);
+        let mut slope = Classifier::gradient(&*self.slopes, x, pass, &mut |_| weights(&logits));
+        slope.logits = logits;
+        slope
+    }
 }
 
 /// What a classifier over crops is made of.
@@ -110,6 +138,28 @@ impl Subject {
         })
     }
 
+    /// [`Subject::bundle`] on the CPU in int8, within the ranges of activations over `views` `[n, 3, height, width]`.
+    /// Attacks climb the gradient of the f32 network, weighted by what the int8 one answers: it has none itself.
+    ///
+    /// # Errors
+    /// As [`Subject::bundle`]; when there is no view.
+    ///
+    /// # Panics
+    /// When `device` is not the CPU.
+    pub fn bundle_in_int8(bundle: &Bundle, device: &Device, views: &[f32]) -> Result<Self> {
+        assert!(is_cpu(device), "int8 is computed on the CPU");
+        let mut subject = Self::bundle(bundle, device)?;
+        let answers = calibrated(&bundle.stored(), bundle.manifest.input, views)?.net;
+        if let Victim::Cpu(slopes) = subject.victim {
+            let calibration = hexadecimal(&Sha256::digest(bytemuck::cast_slice(views)));
+            subject.victim = Victim::StraightThrough(StraightThrough { answers, slopes, calibration });
+        }
+        // A vote over crops would be computed in f32.
+        subject.parts = None;
+        subject.warnings.push("in int8, attacked through the gradient of the network in f32".into());
+        Ok(subject)
+    }
+
     /// Any function of images, which are on `device` without autodiff or with it.
     pub fn function(
         name: String,
@@ -142,6 +192,7 @@ impl Subject {
         match &self.victim {
             Victim::Device(network) => network,
             Victim::Cpu(frozen) => &**frozen,
+            Victim::StraightThrough(network) => network,
         }
     }
 
@@ -151,6 +202,15 @@ impl Subject {
         match &self.victim {
             Victim::Device(_) => Precision::F32,
             Victim::Cpu(frozen) => frozen.precision(),
+            Victim::StraightThrough(network) => network.answers.precision(),
+        }
+    }
+
+    /// In words, all that the precision lets a result depend on.
+    pub(crate) fn computes(&self) -> String {
+        match &self.victim {
+            Victim::StraightThrough(network) => format!("int8, calibrated by {}", network.calibration),
+            _ => self.precision().to_string(),
         }
     }
 

@@ -13,11 +13,13 @@ pub enum Arithmetic {
     F16,
     /// bf16: on the CPU.
     Bf16,
+    /// 8 bits, within ranges that were seen on other images: on the CPU.
+    Int8,
 }
 
 impl Arithmetic {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
 
     /// On the CPU; none of what it does not compute in.
     pub const fn on_cpu(self) -> Option<Precision> {
@@ -25,6 +27,7 @@ impl Arithmetic {
             Self::F32 => Some(Precision::F32),
             Self::F16 => None,
             Self::Bf16 => Some(Precision::Bf16),
+            Self::Int8 => Some(Precision::Int8),
         }
     }
 }
@@ -34,6 +37,7 @@ impl From<Precision> for Arithmetic {
         match precision {
             Precision::F32 => Self::F32,
             Precision::Bf16 => Self::Bf16,
+            Precision::Int8 => Self::Int8,
         }
     }
 }
@@ -44,6 +48,7 @@ impl fmt::Display for Arithmetic {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }

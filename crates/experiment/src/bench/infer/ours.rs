@@ -64,13 +64,17 @@ impl Ours {
         let precision = match subject {
             Subject::Network => Some(Precision::F32),
             Subject::NetworkBf16 => Some(Precision::Bf16),
+            Subject::NetworkInt8 => Some(Precision::Int8),
             _ => None,
         };
         if let Some(precision) = precision {
             let stored = Stored::read(bundle).map_err(|error| words(&error))?;
-            let network = frozen::network_in(precision, &stored, stored.manifest.input)
-                .map(Box::new)
-                .map_err(|error| words(&error))?;
+            let input = stored.manifest.input;
+            let network = match precision {
+                Precision::Int8 => frozen::calibrated(&stored, input, &views),
+                _ => frozen::network_in(precision, &stored, input),
+            };
+            let network = Box::new(network.map_err(|error| words(&error))?);
             let classes = stored.manifest.classes.len();
             return Ok(Self::Network { network, views, logits: Vec::new(), classes });
         }
@@ -99,6 +103,10 @@ impl Ours {
             Arithmetic::F32 => "f32",
             Arithmetic::F16 => "f16",
             Arithmetic::Bf16 if Level::current().multiplies_bf16() => "bf16 where it is faster",
+            Arithmetic::Int8 if Level::current().multiplies_int8() => {
+                "int8, first convolution and linear layers in f32"
+            }
+            Arithmetic::Int8 => "int8 in plain Rust, for want of instructions",
             Arithmetic::Bf16 => "bf16 multiplied in f32, for want of instructions",
         }
     }
