@@ -68,6 +68,11 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
+    /// As it was typed.
+    pub fn name(&self) -> &str {
+        &self.device
+    }
+
     #[cfg(feature = "serve")]
     fn choice(&self) -> Result<gabion_runtime::Choice, gabion_runtime::DeviceError> {
         self.device.parse()
