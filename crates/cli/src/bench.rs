@@ -11,6 +11,7 @@ mod augment;
 mod autoattack;
 mod infer;
 mod precision;
+mod steps;
 
 /// Time training steps and augmentation.
 #[derive(clap::Args)]
@@ -29,6 +30,10 @@ enum What {
     Standard(StepArguments),
     /// Time a forward pass on random crops of 32x32.
     Forward(StepArguments),
+    /// Time a training step beside PyTorch.
+    Train(steps::TrainArguments),
+    /// Time steps of PGD over a frozen network beside PyTorch.
+    Attack(steps::AttackArguments),
     /// Time a bundle's answers beside PyTorch, ONNX Runtime and Candle.
     Infer(infer::Arguments),
     /// Count views per second beside torchvision and kornia.
@@ -46,6 +51,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         What::FreeAt(arguments) => step(Step::FreeAt, arguments, output),
         What::Standard(arguments) => step(Step::Standard, arguments, output),
         What::Forward(arguments) => step(Step::Infer, arguments, output),
+        What::Train(arguments) => steps::train(arguments, output),
+        What::Attack(arguments) => steps::attack_steps(arguments, output),
         What::Infer(arguments) => infer::run(arguments, output),
         What::Adapt(arguments) => adapt::run(arguments, output),
         What::Precision(arguments) => precision::run(arguments, output),

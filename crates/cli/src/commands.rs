@@ -10,6 +10,7 @@ pub mod evaluate;
 pub mod export;
 pub mod generations;
 pub mod inspect;
+pub mod precision;
 pub mod pretrain;
 pub mod probe;
 pub mod rollback;
@@ -67,6 +68,11 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
+    /// As it was typed.
+    pub fn name(&self) -> &str {
+        &self.device
+    }
+
     #[cfg(feature = "serve")]
     fn choice(&self) -> Result<gabion_runtime::Choice, gabion_runtime::DeviceError> {
         self.device.parse()

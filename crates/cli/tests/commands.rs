@@ -7,7 +7,7 @@ use serde_json::Value;
 use support::{FREE, Place};
 
 /// Every command, with its sub-commands.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "pretrain",
     "probe",
     "evaluate",
@@ -24,6 +24,8 @@ const COMMANDS: [&str; 17] = [
     "bench augment",
     "bench autoattack",
     "bench precision",
+    "bench train",
+    "bench attack",
     "augment",
 ];
 

@@ -80,6 +80,32 @@ fn an_evaluation_that_is_killed_goes_on_and_ends_the_same() {
 }
 
 #[test]
+fn the_cpu_evaluates_in_bf16_and_in_int8() {
+    let place = Place::new();
+    place.classifier();
+    let evaluate = |precision: &str| {
+        let line =
+            format!("evaluate run --data synth --device cpu --images 40 --epsilon 8/255 --precision {precision}");
+        let value = place.run(&format!("{line} --json")).json();
+        assert_eq!(value["precision"], precision);
+        value["clean"]["right"].as_u64().unwrap()
+    };
+    let [single, bf16, int8] = ["f32", "bf16", "int8"].map(evaluate);
+    assert!(single.abs_diff(bf16) <= 2 && single.abs_diff(int8) <= 4, "{single}, {bf16}, {int8}");
+    // What is attacked in one precision is not gone on with in another.
+    let line = "evaluate run --data synth --device cpu --protocol apgd --images 4 --epsilon 2/255 --out apgd";
+    place.run(&format!("{line} --precision int8")).done();
+    place.run(&format!("{line} --precision int8 --calibrate synth")).done();
+    place.run(&format!("{line} --precision bf16")).refused(1, &["another evaluation", "--out"]);
+    place.run(&format!("{line} --precision f16")).refused(2, &["f32, bf16 or int8"]);
+    place.run("evaluate run --data synth --device cpu --precision bf16 --claim").refused(2, &["--claim"]);
+    place.run("evaluate run --data synth --device cpu --precision int8 --protocol views --images 4").refused(1, &[]);
+    place.run("serve run --precision int8").refused(2, &["bf16"]);
+    place.write("noise.safetensors", "not a network");
+    place.run("evaluate noise.safetensors --data synth --device cpu --precision int8").refused(2, &["of bundles"]);
+}
+
+#[test]
 fn what_cannot_be_evaluated_is_said() {
     let place = Place::new();
     place.classifier();

@@ -1,5 +1,5 @@
 //! Seconds and memory of a training or inference step, in the terms of `bench/peers/train_step.py`; in [`augment`], views
-//! a second beside other libraries; in [`infer`], answers beside other runtimes.
+//! a second beside other libraries; in [`infer`], answers beside other runtimes; in [`steps`], steps beside PyTorch's.
 
 pub mod adapt;
 pub mod augment;
@@ -11,6 +11,7 @@ mod ours;
 mod peers;
 mod rounds;
 mod stages;
+pub mod steps;
 
 use burn::Tensor;
 use burn::tensor::{Device, TensorData};

@@ -36,6 +36,7 @@ use crate::data::{Images, order};
 use crate::measure::{Error, Rate, Result, check, hexadecimal};
 use battery::Battery;
 use gabion_learn::attack::Passes;
+use gabion_runtime::frozen::Precision;
 use gabion_spec::{self as spec, Attack, Claim, Invalid, Norm, Pixels, Protocol};
 use journal::Journal;
 use serde::Serialize;
@@ -303,6 +304,9 @@ impl<'a> Scene<'a> {
         });
         if let Some(over) = subject.over {
             about["crops"] = serde_json::json!(over);
+        }
+        if subject.precision() != Precision::F32 {
+            about["precision"] = serde_json::json!(subject.computes());
         }
         let key = hexadecimal(&Sha256::digest(about.to_string()));
         let journal = Journal::open(options.journal.as_deref(), key, &about)?;

@@ -266,6 +266,13 @@ pub(crate) fn pixels(images: &Images, indices: &[usize]) -> TensorData {
     TensorData::new(values, [indices.len(), 3, height, width])
 }
 
+/// Whole images as values `[images, 3, height, width]` in `[0, 1]`, the same number of each class as far as that goes: what
+/// a network in int8 is calibrated on.
+pub fn whole(images: &Images, count: usize, seed: u64) -> Vec<f32> {
+    let indices = crate::data::order::stratified(&images.labels, count, seed);
+    pixels(images, &indices).try_into_vec::<f32>().expect("pixels are f32")
+}
+
 /// The labels of some images, `[indices.len()]`.
 pub(crate) fn labels(images: &Images, indices: &[usize], device: &Device) -> Tensor<1, Int> {
     let labels: Vec<i64> = indices.iter().map(|&index| i64::from(images.labels[index])).collect();

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p gabion-kernels --example frozen [width = 16] [batch = 64]`
 //!
-//! Prints the forward pass and the passes there and back in both precisions, with 1 and with 2 threads (best of several
+//! Prints the forward pass and the passes there and back in every precision that has one, with 1 and with 2 threads (best of several
 //! runs).
 
 use gabion_kernels::{Builder, Filter, Frozen, Level, Precision, Value};
@@ -33,7 +33,10 @@ fn noise(length: usize) -> Vec<f32> {
 /// The network, and the multiply-adds of an image.
 fn resnet(width: usize, precision: Precision) -> (Frozen, usize) {
     let (net, mut x) = Builder::new([3, 32, 32], &[1.0; 3], &[0.0; 3]);
-    let mut net = net.with(precision);
+    let mut net = match precision {
+        Precision::Int8 => net.quantised(&resnet(width, Precision::F32).0.ranges(&noise(8 * 3072))),
+        _ => net.with(precision),
+    };
     let mut products = 0;
     let mut conv = |net: &mut Builder, x: Value, [from, to, kernel, stride, side]: [usize; 5], around, relu| {
         let filter = Filter { kernel, stride, padding: kernel / 2 };
@@ -66,7 +69,7 @@ fn resnet(width: usize, precision: Precision) -> (Frozen, usize) {
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>().expect("a number"));
     let (width, batch) = (arguments.next().unwrap_or(16), arguments.next().unwrap_or(64));
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let (net, products) = resnet(width, precision);
         let x = noise(batch * net.input_len());
         let (mut logits, mut dx) = (vec![0.0; batch * 10], vec![0.0; x.len()]);
@@ -76,8 +79,12 @@ fn main() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             let forward = pool.install(|| best(|| net.forward(&x, net.last(), &mut logits)));
             let mut ones = |logits: &[f32]| vec![1.0; logits.len()];
-            let both = pool.install(|| best(|| net.gradient(&x, net.last(), &mut ones, &mut logits, &mut dx)));
             let rate = |passes: f64, seconds: f64| 2e-9 * passes * (products * batch) as f64 / seconds;
+            if precision == Precision::Int8 {
+                println!("{threads} thread(s): forward {:.2} ms, {:.0} GFLOP/s", forward * 1e3, rate(1.0, forward));
+                continue;
+            }
+            let both = pool.install(|| best(|| net.gradient(&x, net.last(), &mut ones, &mut logits, &mut dx)));
             println!(
                 "{threads} thread(s): forward {:.2} ms, {:.0} GFLOP/s; there and back {:.2} ms, {:.0} GFLOP/s",
                 forward * 1e3,

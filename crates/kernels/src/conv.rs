@@ -2,6 +2,7 @@
 
 mod forward;
 mod half;
+mod int8;
 mod plane;
 mod tile;
 mod weight_grad;
@@ -11,6 +12,7 @@ mod winograd;
 pub use forward::Window;
 pub(crate) use forward::{Walk, Write};
 pub(crate) use half::pairs;
+pub(crate) use int8::Int8;
 pub(crate) use winograd::{Tile, Winograd};
 
 use crate::Level;

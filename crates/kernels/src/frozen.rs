@@ -8,6 +8,7 @@
 //! answers does without.
 
 mod build;
+mod calibrate;
 mod epilogue;
 mod kernel;
 mod pass;
@@ -30,9 +31,25 @@ pub enum Precision {
     /// Everything in f32.
     #[default]
     F32,
-    /// Activations and weights rounded to bf16 (8 bits of mantissa) where the machine multiplies them faster for it:
-    /// convolutions that Winograd's F(4x4) does not serve, of 32 channels or more. Logits move by some thousandths.
+    /// Activations and weights rounded to bf16 (8 bits of mantissa) where that multiplies faster: convolutions that
+    /// Winograd's F(4x4) does not serve, of 32 channels or more. Logits move by some thousandths. The way back is that of
+    /// the unrounded weights at the activations that were positive in bf16. See [`Level::multiplies_bf16`].
     Bf16,
+    /// Convolutions of what is never negative in 8 bits, summed exactly in 32 and scaled to f32: per output channel for
+    /// weights, per tensor for activations, within ranges that were seen before (see [`Frozen::ranges`]). The first
+    /// convolution, sums with residuals and linear layers are in f32. There is no way back. See
+    /// [`Level::multiplies_int8`].
+    Int8,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
 }
 
 /// A network, ready to run. See [`Builder`].
@@ -117,6 +134,11 @@ struct Residual {
 }
 
 impl Frozen {
+    /// What it multiplies in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Values of an input image, `channels * height * width`.
     pub fn input_len(&self) -> usize {
         self.input.channels * self.input.pixels

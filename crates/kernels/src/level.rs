@@ -173,11 +173,33 @@ impl Level {
         }
     }
 
+    /// Whether this machine has instructions of this level that multiply bf16 (AVX512_BF16). Without them numbers are
+    /// rounded to bf16 all the same, and widened to f32 for their products: the same answers up to the order of sums, from
+    /// smaller weights, in no less time.
+    pub fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512 {
+            return self.is_available() && is_x86_feature_detected!("avx512bf16");
+        }
+        false
+    }
+
+    /// Whether this machine has instructions of this level that multiply bytes (AVX512_VNNI). Without them plain Rust finds
+    /// the same integers, more slowly than f32 finds its sums.
+    pub fn multiplies_int8(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512 {
+            let found = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
+            return found && self.is_available();
+        }
+        false
+    }
+
     /// As [`Level::run`], for a kernel that multiplies bf16: with the machine's instructions for that, where it has them.
     pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) {
         #[cfg(target_arch = "x86_64")]
-        if self == Self::Avx512 && self.is_available() && is_x86_feature_detected!("avx512bf16") {
-            // SAFETY: both were just found.
+        if self.multiplies_bf16() {
+            // SAFETY: this level and the instructions were just found.
             return unsafe { run_avx512_bf16(kernel) };
         }
         self.run(kernel);

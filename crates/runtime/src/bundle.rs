@@ -222,6 +222,12 @@ pub enum BundleError {
         /// The normalisation.
         layer: String,
     },
+    /// A network in int8 whose activations' ranges nobody knows.
+    #[error("the bundle `{name}` cannot be computed in int8 without images to calibrate it: give some, or use bf16")]
+    Uncalibrated {
+        /// Its name.
+        name: String,
+    },
     /// A bundle that cannot classify.
     #[error("the bundle `{name}` has no classifier: train one with `gabion probe`")]
     NoHead {

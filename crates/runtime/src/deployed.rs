@@ -4,6 +4,7 @@
 //! only one that was promoted and written takes the place of what is served. A rollback is written first too.
 
 use crate::bundle::{self, MANIFEST};
+use crate::frozen::Precision;
 use crate::generations::{self, GenerationError, Origin, Rolled, Skipped, Standing};
 use crate::signature::Trust;
 use crate::{BundleError, Session, Stored};
@@ -33,6 +34,8 @@ pub struct Deployed {
     trust: Trust,
     /// Of each session, see [`Session::with_memory`].
     memory: Option<u64>,
+    /// Of each session.
+    precision: Precision,
     serving: RwLock<Arc<Serving>>,
     /// Held by the one that changes what is served.
     changing: Mutex<()>,
@@ -88,8 +91,21 @@ impl Deployed {
     /// # Errors
     /// When neither a generation nor the base can be served: the base's fault is told. When one view takes more memory.
     pub fn open(bundle: &Path, trust: Trust, memory: Option<u64>) -> Result<Self, DeployedError> {
-        let serving = RwLock::new(Arc::new(serve(bundle, &trust, memory)?));
-        Ok(Self { path: bundle.into(), trust, memory, serving, changing: Mutex::new(()) })
+        Self::open_in(Precision::F32, bundle, trust, memory)
+    }
+
+    /// [`Deployed::open`], its sessions multiplying in `precision`; what is adapted and guarded is in f32.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn open_in(
+        precision: Precision,
+        bundle: &Path,
+        trust: Trust,
+        memory: Option<u64>,
+    ) -> Result<Self, DeployedError> {
+        let serving = RwLock::new(Arc::new(serve(precision, bundle, &trust, memory)?));
+        Ok(Self { path: bundle.into(), trust, memory, precision, serving, changing: Mutex::new(()) })
     }
 
     /// The folder.
@@ -221,13 +237,13 @@ impl Deployed {
 
     /// Serves what the folder says.
     fn renew(&self) -> Result<(), DeployedError> {
-        let serving = Arc::new(serve(&self.path, &self.trust, self.memory)?);
+        let serving = Arc::new(serve(self.precision, &self.path, &self.trust, self.memory)?);
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;
         Ok(())
     }
 }
 
-fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
+fn serve(precision: Precision, bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, DeployedError> {
     // Without Burn nothing is made of them but answers.
     let whole = if cfg!(feature = "burn") { Stored::read } else { Stored::read_to_answer };
     let read = |dir: &Path| {
@@ -238,7 +254,7 @@ fn serve(bundle: &Path, trust: &Trust, memory: Option<u64>) -> Result<Serving, D
     };
     let standing = generations::standing(bundle)?;
     let served = generations::open(bundle, trust, read)?;
-    let session = Session::of(&served.bundle)?;
+    let session = Session::of_in(precision, &served.bundle)?;
     let session = match memory {
         Some(budget) => session.with_memory(budget)?,
         None => session,

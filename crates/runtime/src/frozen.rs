@@ -33,25 +33,47 @@ pub fn network(stored: &Stored, input: Input) -> Result<Network, BundleError> {
 /// [`network`], multiplying in `precision`.
 ///
 /// # Errors
-/// As it does.
+/// As it does; in int8, for which [`calibrated`] is.
 ///
 /// # Panics
 /// As it does.
 pub fn network_in(precision: Precision, stored: &Stored, input: Input) -> Result<Network, BundleError> {
-    let built = build(precision, &stored.manifest.encoder, input, &stored.tensors);
+    if precision == Precision::Int8 {
+        return Err(BundleError::Uncalibrated { name: stored.manifest.name.clone() });
+    }
+    prepared(stored, input, |net| net.with(precision))
+}
+
+/// [`network`] in int8, within the ranges that activations have over `views` `[n, 3, height, width]`; some hundred do.
+///
+/// # Errors
+/// As it does; when there is no view.
+///
+/// # Panics
+/// As it does; when `views` are of another size.
+pub fn calibrated(stored: &Stored, input: Input, views: &[f32]) -> Result<Network, BundleError> {
+    if views.is_empty() {
+        return Err(BundleError::Uncalibrated { name: stored.manifest.name.clone() });
+    }
+    let ranges = network(stored, input)?.net.ranges(views);
+    prepared(stored, input, |net| net.quantised(&ranges))
+}
+
+fn prepared(stored: &Stored, input: Input, how: impl FnOnce(Builder) -> Builder) -> Result<Network, BundleError> {
+    let built = build(how, &stored.manifest.encoder, input, &stored.tensors);
     built.map_err(|layer| BundleError::Overflow { name: stored.manifest.name.clone(), layer })
 }
 
 /// The network, or the normalisation that overflows.
 fn build(
-    precision: Precision,
+    how: impl FnOnce(Builder) -> Builder,
     encoder: &Encoder,
     input: Input,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<Network, String> {
     let size = [3, input.height as usize, input.width as usize];
     let (net, x) = Builder::new(size, &[1.0; 3], &[0.0; 3]);
-    let mut layers = Layers { net: net.with(precision), tensors, overflow: None };
+    let mut layers = Layers { net: how(net), tensors, overflow: None };
     let (stem, pools) = match encoder.stem {
         Stem::Cifar => (Filter { kernel: 3, stride: 1, padding: 1 }, false),
         Stem::Imagenet => (Filter { kernel: 7, stride: 2, padding: 3 }, true),

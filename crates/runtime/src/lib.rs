@@ -54,6 +54,6 @@ pub use pipeline::{Pipeline, PipelineError, Wanted};
 pub use session::CandleError;
 #[cfg(feature = "burn")]
 pub use session::SessionError;
-pub use session::{Classify, ClassifyError, Prediction, Session, Stream, Vote};
+pub use session::{Arithmetic, Classify, ClassifyError, Prediction, Session, Stream, Vote};
 pub use signature::{PublicKey, SecretKey, SignatureError, Trust};
 pub use weights::Tensor;

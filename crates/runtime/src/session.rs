@@ -4,6 +4,7 @@
 //! classify with one session; each takes its memory with it in a [`Stream`], which allocates nothing after the first
 //! images.
 
+mod arithmetic;
 #[cfg(feature = "candle")]
 mod candle;
 #[cfg(feature = "burn")]
@@ -12,11 +13,11 @@ mod perturb;
 mod stream;
 mod vote;
 
-use crate::frozen::{Network, network};
+use crate::frozen::{Network, Precision, calibrated, network_in};
 use crate::{BundleError, Rgb, Stored};
 use gabion_augment::cpu::{Source, apply_batch};
 use gabion_augment::{Augment, Draw, ViewId, sample};
-use gabion_spec::{Crop, Manifest};
+use gabion_spec::{Crop, Input, Manifest};
 use std::path::Path;
 use vote::Ballot;
 
@@ -25,6 +26,7 @@ pub use candle::CandleError;
 #[cfg(feature = "burn")]
 pub use device::SessionError;
 
+pub use arithmetic::Arithmetic;
 pub use stream::Stream;
 
 /// Most views of an image.
@@ -176,7 +178,15 @@ impl Session {
     /// # Errors
     /// When the bundle cannot be read or has no head.
     pub fn open(bundle: &Path) -> Result<Self, BundleError> {
-        Self::of(&Stored::read_to_answer(bundle)?)
+        Self::open_in(Precision::F32, bundle)
+    }
+
+    /// [`Session::open`], multiplying in `precision`.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn open_in(precision: Precision, bundle: &Path) -> Result<Self, BundleError> {
+        Self::of_in(precision, &Stored::read_to_answer(bundle)?)
     }
 
     /// A session on the CPU of a bundle that was read.
@@ -184,11 +194,37 @@ impl Session {
     /// # Errors
     /// When it has no head, or its weights are beyond f32 once they are prepared.
     pub fn of(stored: &Stored) -> Result<Self, BundleError> {
+        Self::of_in(Precision::F32, stored)
+    }
+
+    /// [`Session::of`], multiplying in `precision`.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn of_in(precision: Precision, stored: &Stored) -> Result<Self, BundleError> {
+        Self::prepared(stored, |input| network_in(precision, stored, input))
+    }
+
+    /// [`Session::of`] in int8, see [`crate::frozen::calibrated`].
+    ///
+    /// # Errors
+    /// As it does; when there is no view.
+    ///
+    /// # Panics
+    /// When `views` are not of the bundle's size.
+    pub fn of_calibrated(stored: &Stored, views: &[f32]) -> Result<Self, BundleError> {
+        Self::prepared(stored, |input| calibrated(stored, input, views))
+    }
+
+    fn prepared(
+        stored: &Stored,
+        network: impl FnOnce(Input) -> Result<Network, BundleError>,
+    ) -> Result<Self, BundleError> {
         let manifest = stored.manifest.clone();
         if manifest.head.is_none() {
             return Err(BundleError::NoHead { name: manifest.name });
         }
-        let engine = Engine::Cpu(Box::new(network(stored, manifest.input)?));
+        let engine = Engine::Cpu(Box::new(network(manifest.input)?));
         Ok(Self { augment: crops(&manifest), manifest, engine, memory: None })
     }
 
@@ -218,6 +254,17 @@ impl Session {
     /// Names of the classes, in the order of a prediction's probabilities.
     pub fn classes(&self) -> &[String] {
         &self.manifest.classes
+    }
+
+    /// What it computes in.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match &self.engine {
+            Engine::Cpu(network) => network.net.precision().into(),
+            #[cfg(feature = "burn")]
+            Engine::Device(device) => device.arithmetic(),
+            #[cfg(feature = "candle")]
+            Engine::Candle(_) => Arithmetic::F32,
+        }
     }
 
     /// Whether it is one on the CPU by kernels of our own.

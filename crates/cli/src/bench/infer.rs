@@ -68,7 +68,9 @@ pub struct Arguments {
 enum Ours {
     Network,
     NetworkBf16,
+    NetworkInt8,
     Session,
+    SessionBf16,
     Device,
 }
 
@@ -78,7 +80,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         let subject = match ours {
             Ours::Network => Subject::Network,
             Ours::NetworkBf16 => Subject::NetworkBf16,
+            Ours::NetworkInt8 => Subject::NetworkInt8,
             Ours::Session => Subject::Session,
+            Ours::SessionBf16 => Subject::SessionBf16,
             Ours::Device => Subject::Device,
         };
         let served = serve(subject, bundle, input, arguments.threads.into(), choice);
@@ -120,7 +124,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         threads: arguments.threads.into(),
         starts: arguments.starts.into(),
     };
-    let mut subjects = vec![Subject::Network, Subject::NetworkBf16, Subject::Session];
+    let mut subjects =
+        vec![Subject::Network, Subject::NetworkBf16, Subject::NetworkInt8, Subject::Session, Subject::SessionBf16];
     if choice != Choice::Cpu {
         subjects.push(Subject::Device);
     }

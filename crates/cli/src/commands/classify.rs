@@ -1,8 +1,11 @@
+use super::precision::PrecisionArguments;
 use super::{DeviceArguments, PipelineArguments, TrustArguments, bundle_path};
+#[cfg(feature = "candle")]
+use crate::output::usage;
 use crate::output::{Done, Failure, Output, table};
 #[cfg(feature = "candle")]
 use gabion_runtime::Stored;
-use gabion_runtime::{Bundle, Classify, Rgb, Served, Session, Source, generations};
+use gabion_runtime::{Arithmetic, Bundle, Classify, Rgb, Served, Session, Source, generations};
 use gabion_spec::Precision;
 use serde_json::json;
 use std::path::PathBuf;
@@ -30,24 +33,14 @@ pub struct Arguments {
     #[cfg(feature = "candle")]
     #[arg(long, value_enum, default_value_t = Engine::Gabion)]
     engine: Engine,
-    /// f16 computes in half precision on a device that has it (see `gabion devices`), else it is f32.
-    #[arg(long, value_enum, default_value_t = Floats::F32)]
-    precision: Floats,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
     device: DeviceArguments,
     #[command(flatten)]
     pipeline: PipelineArguments,
-}
-
-/// What a device computes in.
-#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
-enum Floats {
-    /// IEEE half.
-    F16,
-    /// IEEE single.
-    F32,
 }
 
 /// Whose network computes.
@@ -65,6 +58,9 @@ fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
     let trust = arguments.trust.resolve()?;
     #[cfg(feature = "candle")]
     if arguments.engine == Engine::Candle {
+        if arguments.precision.arithmetic() != Arithmetic::F32 {
+            return Err(usage("Candle computes in f32: leave --precision out"));
+        }
         let device = arguments.device.candle()?;
         output.note(format!("device: Candle's {:?}", device.location()));
         let stored = opened(generations::open(&path, &trust, Stored::read)?, output);
@@ -73,13 +69,22 @@ fn session(arguments: &Arguments, output: &Output) -> Result<Session, Failure> {
     let wanted = arguments.pipeline.wanted()?;
     let (device, offered) = arguments.device.choose(output)?;
     let bundle = opened(generations::open(&path, &trust, |dir| Bundle::open(dir, &device))?, output);
-    let session = Session::new(bundle)?.with_pipeline(wanted, &offered);
-    if arguments.precision == Floats::F32 {
-        return Ok(session);
+    let wants = arguments.precision.arithmetic();
+    if wants == Arithmetic::Int8 {
+        arguments.precision.frozen(&device, output)?;
+        let views = arguments.precision.views(bundle.manifest.input, None)?;
+        return Ok(Session::of_calibrated(&bundle.stored(), &views)?);
     }
-    let session = session.with_precision(Precision::F16);
-    if session.precision() == Precision::F32 {
-        output.note("precision: f32, there is no f16 here, or a weight is beyond it");
+    if wants == Arithmetic::Bf16 {
+        let precision = arguments.precision.frozen(&device, output)?;
+        return Ok(Session::of_in(precision, &bundle.stored())?);
+    }
+    let mut session = Session::new(bundle)?.with_pipeline(wanted, &offered);
+    if wants == Arithmetic::F16 {
+        session = session.with_precision(Precision::F16);
+        if session.arithmetic() != wants {
+            output.note("precision: f32, there is no f16 here, or a weight is beyond it");
+        }
     }
     Ok(session)
 }

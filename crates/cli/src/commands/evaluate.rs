@@ -1,3 +1,4 @@
+use super::precision::PrecisionArguments;
 use super::{DataArguments, DeviceArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use crate::progress::Progress;
@@ -6,6 +7,7 @@ use clap::ValueEnum;
 use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Beyond, Grade, Headline, Keep, Options, Row, Subject, ViewRow, assess};
 use gabion_experiment::measure::Rate;
+use gabion_runtime::frozen::Precision;
 use gabion_runtime::{Bundle, generations};
 use gabion_spec::{Evaluate, Manifest, Norm, Objective, Pixels, Protocol};
 use serde_json::json;
@@ -68,6 +70,8 @@ pub struct Arguments {
     /// Write the adversarial images.
     #[arg(long, value_name = "FILE.safetensors")]
     save_adversarial: Option<PathBuf>,
+    #[command(flatten)]
+    precision: PrecisionArguments,
     #[command(flatten)]
     device: DeviceArguments,
 }
@@ -159,11 +163,16 @@ fn ensure_file(path: &Path) -> Result<(), Failure> {
 
 /// A run, a bundle, or the file of a network.
 pub fn subject(path: &Path, device: &Device) -> Result<(Subject, Option<Manifest>), Failure> {
+    subject_in(Precision::F32, path, device)
+}
+
+/// The same, multiplying in `precision` on the CPU.
+pub fn subject_in(precision: Precision, path: &Path, device: &Device) -> Result<(Subject, Option<Manifest>), Failure> {
     if path.is_file() {
-        return Ok((Subject::foreign(path, device)?, None));
+        return Ok((Subject::foreign_in(precision, path, device)?, None));
     }
     let bundle = Bundle::open(&bundle_path(path), device)?;
-    Ok((Subject::bundle(&bundle, device)?, Some(bundle.manifest)))
+    Ok((Subject::bundle_in(precision, &bundle, device)?, Some(bundle.manifest)))
 }
 
 pub fn run(arguments: Arguments, output: &Output) -> Done {
@@ -175,9 +184,13 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         ensure_file(file)?;
     }
     let (device, offered) = arguments.device.choose(output)?;
-    let (subject, manifest) = subject(&arguments.bundle, &device)?;
+    let (subject, manifest) = arguments.precision.subject(&arguments.bundle, &device, &arguments.data, output)?;
+    let precision = subject.precision();
     if arguments.claim && manifest.is_none() {
         return Err(usage("--claim writes into a bundle; a network's file has no manifest"));
+    }
+    if arguments.claim && precision != Precision::F32 {
+        return Err(usage("--claim is of the network in f32: leave --precision out"));
     }
     let source = match &arguments.transfer_from {
         Some(path) => Some(self::subject(path, &device)?.0),
@@ -239,6 +252,7 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
     if let Some(fields) = value.as_object_mut() {
         let head = manifest.as_ref().and_then(|manifest| manifest.head.clone());
         let about = json!({ "name": subject.name, "weights": subject.weights, "head": head });
+        fields.insert("precision".into(), json!(precision.to_string()));
         fields.insert("bundle".into(), about);
         fields.insert("data".into(), json!(data.kind.name()));
         fields.insert("device".into(), json!(offered.name));

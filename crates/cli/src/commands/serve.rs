@@ -1,11 +1,12 @@
+use super::precision::{self, PrecisionArguments};
 use super::{DeviceArguments, TrustArguments, bundle_path};
 use crate::output::{Done, Failure, Output, usage};
 use clap::ValueEnum;
-use gabion_runtime::{Choice, Deployed, Local, Origin, Samples, Serving, Trust, adapt};
+use gabion_runtime::{Arithmetic, Choice, Deployed, Local, Origin, Samples, Serving, Trust, adapt};
 use gabion_serve::{
     Adapter, Lesson, Model, Progress, Renewed, Report, Seat, Served, Server, Settings, Verdict, log_to_stderr,
 };
-use gabion_spec::{Adapt, Budget};
+use gabion_spec::{Adapt, Budget, Precision};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -56,6 +57,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "info")]
     log: Log,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
     device: DeviceArguments,
@@ -72,12 +75,33 @@ enum Log {
 
 /// On the CPU a bundle in service, which adapts; on another device a session of what was in service when it was opened.
 fn opened(arguments: &Arguments, path: &Path, trust: Trust, choice: Choice) -> Result<Served, Failure> {
-    let deployed = Arc::new(Deployed::open(path, trust, arguments.memory)?);
+    let wants = arguments.precision.arithmetic();
+    if wants == Arithmetic::Int8 {
+        return Err(usage("serve computes in f32, bf16 or f16: what it adapts nobody would calibrate"));
+    }
+    let precision = wants.on_cpu().unwrap_or_default();
+    let deployed = Arc::new(Deployed::open_in(precision, path, trust, arguments.memory)?);
     let serving = deployed.serving();
     for skipped in &serving.skipped {
         tracing::warn!(generation = skipped.number, why = %skipped.why, "passed over");
     }
-    let (elsewhere, device) = deployed.elsewhere(choice)?;
+    let (elsewhere, device) = match (wants, choice) {
+        (Arithmetic::Bf16, Choice::Auto | Choice::Cpu) => (None, "the CPU, which computes in bf16".into()),
+        (Arithmetic::Bf16, _) => return Err(precision::is_the_cpus()),
+        _ => deployed.elsewhere(choice)?,
+    };
+    let elsewhere = elsewhere.map(|session| match wants {
+        Arithmetic::F16 => session.with_precision(Precision::F16),
+        _ => session,
+    });
+    let computes = elsewhere.as_ref().unwrap_or(&serving.session).arithmetic();
+    if computes != wants {
+        tracing::warn!(precision = %computes, "there is no {wants} here, or a weight is beyond it");
+    }
+    if let Some(why) = precision::widened(precision) {
+        tracing::warn!("{why}");
+    }
+    let device = format!("{device}; {computes}");
     let (name, generation) = (serving.session.manifest().name.clone(), serving.origin.source.number());
     Ok(match elsewhere {
         Some(session) => Served { name, device, generation, model: Arc::new(session), adapter: None },

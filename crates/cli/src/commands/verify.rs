@@ -1,4 +1,5 @@
-use super::{DataArguments, DeviceArguments, evaluate};
+use super::precision::PrecisionArguments;
+use super::{DataArguments, DeviceArguments};
 use crate::output::{Done, Output, table};
 use gabion_experiment::evaluate::{Verified, verify};
 use serde_json::json;
@@ -18,12 +19,14 @@ pub struct Arguments {
     #[command(flatten)]
     data: DataArguments,
     #[command(flatten)]
+    precision: PrecisionArguments,
+    #[command(flatten)]
     device: DeviceArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Done {
     let (device, _) = arguments.device.choose(output)?;
-    let (subject, _) = evaluate::subject(&arguments.bundle, &device)?;
+    let (subject, _) = arguments.precision.subject(&arguments.bundle, &device, &arguments.data, output)?;
     let data = arguments.data.open(Some([subject.input.height as usize, subject.input.width as usize]))?;
     let verified = verify(&subject, &data.split.test, &arguments.images)?;
     let value = json!({ "bundle": subject.name, "weights": subject.weights, "budgets": verified });

@@ -23,6 +23,8 @@ pub use ours::serve;
 const TOLERANCE: f32 = 1e-4;
 /// The same in bf16.
 const BF16_TOLERANCE: f32 = 2e-2;
+/// The same in int8.
+const INT8_TOLERANCE: f32 = 1e-1;
 /// Passes of which a line can tell.
 const MOST_PASSES: usize = 4000;
 
@@ -34,8 +36,12 @@ pub enum Subject {
     Network,
     /// The same in bf16.
     NetworkBf16,
+    /// The same in int8, calibrated on the views.
+    NetworkInt8,
     /// A session on the CPU, image to answer: crops and vote included.
     Session,
+    /// The same in bf16.
+    SessionBf16,
     /// The same on another device.
     Device,
     /// ONNX Runtime.
@@ -54,7 +60,9 @@ impl Subject {
         match self {
             Self::Network => "gabion, network",
             Self::NetworkBf16 => "gabion, network in bf16",
+            Self::NetworkInt8 => "gabion, network in int8",
             Self::Session => "gabion, image to answer",
+            Self::SessionBf16 => "gabion, image to answer in bf16",
             Self::Device => "gabion on the device, image to answer",
             Self::Onnxruntime => "ONNX Runtime",
             Self::Torch => "PyTorch eager",
@@ -253,7 +261,7 @@ impl Entrant {
         self.row.start = median(self.row.starts.get(1..).unwrap_or_default());
         let most = settings.views.iter().copied().max().unwrap_or(1);
         // A session draws its own crops of more than one view.
-        let alone = matches!(self.row.subject, Subject::Session | Subject::Device);
+        let alone = matches!(self.row.subject, Subject::Session | Subject::SessionBf16 | Subject::Device);
         let views = if alone { 1 } else { most };
         let question = json!({ "ask": "logits", "views": views }).to_string();
         let peer = self.peer.as_mut().expect("it was started");
@@ -266,7 +274,11 @@ impl Entrant {
                 difference(&logits, ours)
             };
             self.row.difference = Some(error);
-            let tolerance = if self.row.subject == Subject::NetworkBf16 { BF16_TOLERANCE } else { TOLERANCE };
+            let tolerance = match self.row.subject {
+                Subject::NetworkBf16 | Subject::SessionBf16 => BF16_TOLERANCE,
+                Subject::NetworkInt8 => INT8_TOLERANCE,
+                _ => TOLERANCE,
+            };
             if error.is_nan() || error > tolerance {
                 self.peer = None;
                 return Err(format!(
@@ -349,7 +361,12 @@ impl Subject {
     fn start(self, places: &Places, threads: usize) -> Result<(Peer, Ready), String> {
         let Places { bundle, input, gabion, device, peers, candle } = places;
         let mut command = match self {
-            Self::Network | Self::NetworkBf16 | Self::Session | Self::Device => {
+            Self::Network
+            | Self::NetworkBf16
+            | Self::NetworkInt8
+            | Self::Session
+            | Self::SessionBf16
+            | Self::Device => {
                 let mut command = Command::new(gabion);
                 command.args(["bench", "infer"]).arg(bundle).args(["--serve", &self.word()]);
                 let device = if self == Self::Device { device.as_deref() } else { None };

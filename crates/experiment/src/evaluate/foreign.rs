@@ -6,6 +6,7 @@ use burn::Tensor;
 use burn::tensor::{Device, TensorData};
 use gabion_learn::networks::{Architecture, Network};
 use gabion_runtime::devices::is_cpu;
+use gabion_runtime::frozen::Precision;
 use gabion_spec::Input;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -21,6 +22,14 @@ impl Subject {
     /// # Errors
     /// When the file cannot be read, is no safetensors file of f32, or fits no network.
     pub fn foreign(path: &Path, device: &Device) -> Result<Self> {
+        Self::foreign_in(Precision::F32, path, device)
+    }
+
+    /// [`Subject::foreign`], multiplying in `precision` on the CPU.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn foreign_in(precision: Precision, path: &Path, device: &Device) -> Result<Self> {
         let io = |source| Error::Io { doing: "read the network", path: path.to_path_buf(), source };
         let wrong = |why: String| Error::Network { path: path.to_path_buf(), why };
         let length = std::fs::metadata(path).map_err(io)?.len();
@@ -55,7 +64,7 @@ impl Subject {
         let plain = build(tensors.clone(), device.clone().inner())?;
         let graph = build(tensors, device.clone().autodiff())?;
         let input = Input { height: 32, width: 32 };
-        let frozen = is_cpu(device).then(|| plain.freeze([32, 32]));
+        let frozen = is_cpu(device).then(|| plain.freeze_in(precision, [32, 32]));
         let classify = move |x: Tensor<4>| if x.device().is_autodiff() { graph.logits(x) } else { plain.logits(x) };
         let name = path.file_stem().map_or_else(|| "network".into(), |stem| stem.to_string_lossy().into_owned());
         let weights = hexadecimal(&Sha256::digest(&bytes));

@@ -1,17 +1,18 @@
 //! What is evaluated: the head of a bundle, or a network trained elsewhere.
 
 use super::crops::{Crops, Over};
-use crate::measure::{Error, Result};
+use crate::measure::{Error, Result, hexadecimal};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::Device;
-use gabion_learn::attack::{Classifier, Network};
+use gabion_learn::attack::{Classifier, Gradient, Network, Pass};
 use gabion_learn::{Head, Mode, Model};
 use gabion_runtime::Bundle;
 use gabion_runtime::devices::is_cpu;
-use gabion_runtime::frozen::{Frozen, network};
+use gabion_runtime::frozen::{Frozen, Precision, calibrated, network_in};
 use gabion_spec::{Augment, Crop, HeadKind, Input};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Images `[batch, 3, height, width]` to logits `[batch, classes]`, with autodiff where the images are.
@@ -46,6 +47,8 @@ enum Victim {
     Cpu(Arc<Frozen>),
     /// The mean over fresh crops.
     Crops(Box<Crops>),
+    /// In int8, which has no gradient of its own.
+    StraightThrough(StraightThrough),
 }
 
 /// The crops that an image is classified by.
@@ -56,6 +59,31 @@ pub(crate) struct Drawn {
     pub(crate) views: u32,
     /// What draws them.
     pub(crate) seed: u64,
+}
+
+/// A network in int8 that is climbed by the gradient of the same network in f32, weighted by what the former answers.
+struct StraightThrough {
+    answers: Frozen,
+    slopes: Arc<Frozen>,
+    /// SHA-256 of the images that told its ranges.
+    calibration: String,
+}
+
+impl Classifier for StraightThrough {
+    fn classes(&self) -> usize {
+        self.answers.len_of(self.answers.last())
+    }
+
+    fn logits(&self, x: &[f32], pass: Pass<'_>) -> Vec<f32> {
+        Classifier::logits(&self.answers, x, pass)
+    }
+
+    fn gradient(&self, x: &[f32], pass: Pass<'_>, weights: &mut dyn FnMut(&[f32]) -> Vec<f32>) -> Gradient {
+        let logits = self.logits(x, pass);
+        let mut slope = Classifier::gradient(&*self.slopes, x, pass, &mut |_| weights(&logits));
+        slope.logits = logits;
+        slope
+    }
 }
 
 /// What a classifier over crops is made of.
@@ -76,6 +104,14 @@ impl Subject {
     /// # Errors
     /// When there is no head.
     pub fn bundle(bundle: &Bundle, device: &Device) -> Result<Self> {
+        Self::bundle_in(Precision::F32, bundle, device)
+    }
+
+    /// [`Subject::bundle`], multiplying in `precision` on the CPU.
+    ///
+    /// # Errors
+    /// As it does.
+    pub fn bundle_in(precision: Precision, bundle: &Bundle, device: &Device) -> Result<Self> {
         let manifest = &bundle.manifest;
         let head = bundle.head.as_ref().ok_or_else(|| Error::NoHead { name: manifest.name.clone() })?;
         let device = device.clone().inner();
@@ -93,7 +129,7 @@ impl Subject {
             flip: trained.map_or(0.5, |augment| augment.flip),
             ..Augment::identity([manifest.input.height, manifest.input.width])
         };
-        let frozen = is_cpu(&device).then(|| network(&bundle.stored(), manifest.input)).transpose()?;
+        let frozen = is_cpu(&device).then(|| network_in(precision, &bundle.stored(), manifest.input)).transpose()?;
         let frozen = frozen.map(|network| Arc::new(network.net));
         let classify: Classify = {
             let (plain, graph) = (plain.clone(), graph.clone());
@@ -117,6 +153,28 @@ impl Subject {
             },
             device,
         })
+    }
+
+    /// [`Subject::bundle`] on the CPU in int8, within the ranges of activations over `views` `[n, 3, height, width]`.
+    /// Attacks climb the gradient of the f32 network, weighted by what the int8 one answers: it has none itself.
+    ///
+    /// # Errors
+    /// As [`Subject::bundle`]; when there is no view.
+    ///
+    /// # Panics
+    /// When `device` is not the CPU.
+    pub fn bundle_in_int8(bundle: &Bundle, device: &Device, views: &[f32]) -> Result<Self> {
+        assert!(is_cpu(device), "int8 is computed on the CPU");
+        let mut subject = Self::bundle(bundle, device)?;
+        let answers = calibrated(&bundle.stored(), bundle.manifest.input, views)?.net;
+        if let Victim::Cpu(slopes) = subject.victim {
+            let calibration = hexadecimal(&Sha256::digest(bytemuck::cast_slice(views)));
+            subject.victim = Victim::StraightThrough(StraightThrough { answers, slopes, calibration });
+        }
+        // A vote over crops would be computed in f32.
+        subject.parts = None;
+        subject.warnings.push("in int8, attacked through the gradient of the network in f32".into());
+        Ok(subject)
     }
 
     /// Any function of images, which are on `device` without autodiff or with it.
@@ -167,6 +225,29 @@ impl Subject {
             Victim::Device(network) => network,
             Victim::Cpu(frozen) => &**frozen,
             Victim::Crops(crops) => &**crops,
+            Victim::StraightThrough(network) => network,
+        }
+    }
+
+    /// What it multiplies in. In bf16 an attack's gradients are those of the unrounded weights where the rounded network's
+    /// activations are positive; what it is right about is the rounded network's.
+    pub fn precision(&self) -> Precision {
+        match &self.victim {
+            Victim::Device(_) => Precision::F32,
+            Victim::Crops(_) => {
+                let frozen = self.parts.as_ref().and_then(|parts| parts.frozen.as_ref());
+                frozen.map_or(Precision::F32, |frozen| frozen.precision())
+            }
+            Victim::Cpu(frozen) => frozen.precision(),
+            Victim::StraightThrough(network) => network.answers.precision(),
+        }
+    }
+
+    /// In words, all that the precision lets a result depend on.
+    pub(crate) fn computes(&self) -> String {
+        match &self.victim {
+            Victim::StraightThrough(network) => format!("int8, calibrated by {}", network.calibration),
+            _ => self.precision().to_string(),
         }
     }
 

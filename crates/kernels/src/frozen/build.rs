@@ -27,6 +27,8 @@ pub struct Filter {
 #[derive(Debug)]
 pub struct Builder {
     pub(super) frozen: Frozen,
+    /// Of each activation in the order they are made, see [`Frozen::ranges`]; empty but in int8.
+    ranges: Vec<f32>,
 }
 
 impl Builder {
@@ -40,9 +42,21 @@ impl Builder {
     }
 
     /// The same, multiplying in another precision from here on.
+    ///
+    /// # Panics
+    /// In int8, for which [`Builder::quantised`] is.
     #[must_use]
     pub fn with(mut self, precision: Precision) -> Self {
+        assert!(precision != Precision::Int8, "int8 needs ranges: use `quantised`");
         self.frozen.precision = precision;
+        self
+    }
+
+    /// The same in [`Precision::Int8`], `ranges` being those of the same layers in f32.
+    #[must_use]
+    pub fn quantised(mut self, ranges: &[f32]) -> Self {
+        self.frozen.precision = Precision::Int8;
+        self.ranges = ranges.to_vec();
         self
     }
 
@@ -58,7 +72,13 @@ impl Builder {
         let values = vec![Extent { height, width, channels, ..Extent::default() }];
         let (layers, forward, backward) = (Vec::new(), Vec::new(), Vec::new());
         let precision = Precision::F32;
-        (Self { frozen: Frozen { level, precision, input, layers, values, forward, backward, masks: 0 } }, Value(0))
+        (
+            Self {
+                frozen: Frozen { level, precision, input, layers, values, forward, backward, masks: 0 },
+                ranges: Vec::new(),
+            },
+            Value(0),
+        )
     }
 
     /// `relu(conv(from) + bias + residual)`, the last two where asked.
@@ -94,10 +114,20 @@ impl Builder {
         }
         let (level, precision) = (self.frozen.level, self.frozen.precision);
         let relu = relu.then(|| self.masks(to.height * to.width * words(channels_out, level.lanes())));
+        let (forward, backward) = match self.range(from) {
+            Some(range) => (Kernel::int8(level, &conv, weights, range), None),
+            None => {
+                let precision = if precision == Precision::Int8 { Precision::F32 } else { precision };
+                let forward = Kernel::forward(level, precision, &conv, weights);
+                // In int8 there is no way back.
+                let back = self.frozen.precision != Precision::Int8;
+                (forward, back.then(|| Kernel::input_grad(level, precision, &conv, weights)).flatten())
+            }
+        };
         let work = Conv {
             filter,
-            forward: Kernel::forward(level, precision, &conv, weights),
-            backward: Kernel::input_grad(level, precision, &conv, weights).map_or_else(OnceLock::new, OnceLock::from),
+            forward,
+            backward: backward.map_or_else(OnceLock::new, OnceLock::from),
             bias: bias.to_vec(),
             residual: residual.map(|value| Residual { value: value.0, adds: false }),
             relu,
@@ -155,6 +185,22 @@ impl Builder {
         let places = frozen.forward.len().max(frozen.backward.len());
         assert!(places <= MOST_PLACES, "{places} activations are alive at once, more than {MOST_PLACES}");
         frozen
+    }
+
+    /// Of an activation that a convolution in int8 can take: one of pixels that is never negative.
+    fn range(&self, value: Value) -> Option<f32> {
+        let Extent { height, width, .. } = self.frozen.values[value.0];
+        let mut from = value.0.checked_sub(1).map(|layer| &self.frozen.layers[layer])?;
+        while matches!(from.work, Work::MaxPool { .. } | Work::AveragePool) {
+            from = from.from.checked_sub(1).map(|layer| &self.frozen.layers[layer])?;
+        }
+        let Work::Conv(conv) = &from.work else { return None };
+        // A linear layer's input is one pixel.
+        if self.frozen.precision != Precision::Int8 || conv.relu.is_none() || height * width == 1 {
+            return None;
+        }
+        let range = self.ranges.get(value.0);
+        Some(*range.unwrap_or_else(|| panic!("{} ranges tell nothing of activation {}", self.ranges.len(), value.0)))
     }
 
     fn masks(&mut self, words: usize) -> usize {

@@ -1,15 +1,17 @@
 //! A convolution's weights, prepared in the way that suits its shape.
 
 use super::Precision;
-use crate::conv::{Tile, Walk, Window, Winograd, Write, pairs};
+use crate::conv::{Int8, Tile, Walk, Window, Winograd, Write, pairs};
 use crate::{Conv2d, Level};
 use std::ops::Range;
 
-/// One of the two ways.
+/// One of the three ways.
 #[derive(Debug)]
 pub(super) enum Kernel {
     Direct(Walk),
     Winograd(Winograd),
+    /// On the way there alone.
+    Int8(Int8),
 }
 
 impl Kernel {
@@ -23,6 +25,11 @@ impl Kernel {
             (None, true) => Self::Direct(Walk::forward_bf16(level, conv, weights)),
             (None, false) => Self::Direct(Walk::forward(level, conv, weights)),
         }
+    }
+
+    /// In 8 bits, of activations from 0 to `range`.
+    pub(super) fn int8(level: Level, conv: &Conv2d, weights: &[f32], range: f32) -> Self {
+        Self::Int8(Int8::new(level, conv, weights, range))
     }
 
     /// Of the gradient, in f32, from the weights; none where [`Kernel::turned`] can make it later, from much less memory.
@@ -39,7 +46,7 @@ impl Kernel {
     /// Of the gradient, from this one of the way there.
     pub(super) fn turned(&self) -> Option<Self> {
         match self {
-            Self::Direct(_) => None,
+            Self::Direct(_) | Self::Int8(_) => None,
             Self::Winograd(winograd) => Some(Self::Winograd(winograd.turned())),
         }
     }
@@ -48,6 +55,7 @@ impl Kernel {
     pub(super) fn images(&self, from: &[f32], to: &mut [f32], write: Write) {
         match self {
             Self::Direct(walk) => walk.images(from, to, write),
+            Self::Int8(int8) => int8.images(from, to, write),
             Self::Winograd(winograd) => winograd.images(from, to, write),
         }
     }
@@ -56,6 +64,7 @@ impl Kernel {
     pub(super) fn rows(&self, from: &[f32], to: &mut [f32], rows: Range<usize>) {
         match self {
             Self::Direct(walk) => walk.rows(from, to, rows),
+            Self::Int8(int8) => int8.rows(from, to, rows),
             Self::Winograd(winograd) => winograd.rows(from, to, rows),
         }
     }
@@ -63,7 +72,7 @@ impl Kernel {
     /// The pixels that are computed together with some.
     pub(super) fn covering(&self, region: &Window) -> Window {
         match self {
-            Self::Direct(_) => region.clone(),
+            Self::Direct(_) | Self::Int8(_) => region.clone(),
             Self::Winograd(winograd) => winograd.covering(region),
         }
     }
@@ -72,13 +81,14 @@ impl Kernel {
     pub(super) fn region(&self, from: &[f32], to: &mut [f32], region: &Window) {
         match self {
             Self::Direct(walk) => walk.region(from, to, region),
+            Self::Int8(int8) => int8.region(from, to, region),
             Self::Winograd(winograd) => winograd.region(from, to, region),
         }
     }
 
     pub(super) fn rows_together(&self) -> usize {
         match self {
-            Self::Direct(_) => 1,
+            Self::Direct(_) | Self::Int8(_) => 1,
             Self::Winograd(winograd) => winograd.side(),
         }
     }
@@ -87,6 +97,7 @@ impl Kernel {
     pub(super) fn weights(&self) -> usize {
         match self {
             Self::Direct(walk) => walk.weights(),
+            Self::Int8(int8) => int8.weights(),
             Self::Winograd(winograd) => winograd.weights(),
         }
     }
@@ -95,6 +106,7 @@ impl Kernel {
     pub(super) fn working(&self, images: usize) -> usize {
         match self {
             Self::Direct(walk) => walk.planes(images),
+            Self::Int8(int8) => int8.working(),
             Self::Winograd(winograd) => winograd.working(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::build::{GROUP, MOST_PLACES};
 use super::epilogue::{Epilogue, Gate};
-use super::{Conv, Extent, Frozen, Value, Work};
+use super::{Conv, Extent, Frozen, Precision, Value, Work};
 use crate::conv::Write;
 use crate::scratch::Scratch;
 use crate::vector::words;
@@ -52,7 +52,7 @@ impl Frozen {
     /// - `x`, `dx`: `[images, channels, height, width]`, `out`: `[images, height, width, channels]` of `to`
     ///
     /// # Panics
-    /// When a length is another, or a layer before `to` is not needed for it.
+    /// When a length is another, a layer before `to` is not needed for it, or the network is in int8.
     pub fn gradient(
         &self,
         x: &[f32],
@@ -65,6 +65,7 @@ impl Frozen {
         let beyond = self.layers[to.0..].iter().flat_map(super::Layer::reads);
         assert!(beyond.min().is_none_or(|value| value >= to.0), "layers behind {to:?} read something before it");
         assert_eq!(dx.len(), x.len(), "values: of the gradient (left), of the images (right)");
+        assert!(self.precision != Precision::Int8, "there is no way back in int8");
         self.prepare_back(to);
         let (length_in, length_out, words) = (self.input_len(), self.values[to.0].len(), self.masks.max(1));
         let group = group(images);
@@ -136,30 +137,41 @@ impl Frozen {
             begin.copy_from_slice(x)
         }
         for number in from.0..to.0 {
-            let target = self.values[number + 1];
-            // Taken out, so that it can be written while others are read.
-            let mut made = std::mem::take(&mut places[target.forward]);
-            let y = &mut made.as_mut_slice()[..target.len() * images];
-            let layer = &self.layers[number];
-            let extent = self.values[layer.from];
-            let x = &places[extent.forward].as_slice()[..extent.len() * images];
-            match &layer.work {
-                Work::Conv(conv) => {
-                    let residual = conv
-                        .residual
-                        .map(|residual| &places[self.values[residual.value].forward].as_slice()[..y.len()]);
-                    if wide {
-                        self.share(conv, x, y, residual, target)
-                    } else {
-                        self.conv(conv, x, y, residual, masks, target)
-                    }
-                }
-                Work::MaxPool { masks: at } => max_pool(extent, target, images, x, y, *at, masks),
-                Work::AveragePool => average_pool(extent.channels, x, y),
-            }
-            places[target.forward] = made;
+            self.layer(number, images, &mut places, masks, wide);
         }
         out.copy_from_slice(&places[self.values[to.0].forward].as_slice()[..out.len()]);
+    }
+
+    /// One layer of [`Frozen::there`].
+    pub(super) fn layer(
+        &self,
+        number: usize,
+        images: usize,
+        places: &mut [Scratch; MOST_PLACES],
+        masks: &mut [u16],
+        wide: bool,
+    ) {
+        let target = self.values[number + 1];
+        // Taken out, so that it can be written while others are read.
+        let mut made = std::mem::take(&mut places[target.forward]);
+        let y = &mut made.as_mut_slice()[..target.len() * images];
+        let layer = &self.layers[number];
+        let extent = self.values[layer.from];
+        let x = &places[extent.forward].as_slice()[..extent.len() * images];
+        match &layer.work {
+            Work::Conv(conv) => {
+                let residual =
+                    conv.residual.map(|residual| &places[self.values[residual.value].forward].as_slice()[..y.len()]);
+                if wide {
+                    self.share(conv, x, y, residual, target)
+                } else {
+                    self.conv(conv, x, y, residual, masks, target)
+                }
+            }
+            Work::MaxPool { masks: at } => max_pool(extent, target, images, x, y, *at, masks),
+            Work::AveragePool => average_pool(extent.channels, x, y),
+        }
+        places[target.forward] = made;
     }
 
     fn conv(&self, conv: &Conv, x: &[f32], y: &mut [f32], residual: Option<&[f32]>, masks: &mut [u16], to: Extent) {
@@ -262,7 +274,7 @@ impl Frozen {
     }
 
     /// Pixels channel by channel to channels-last, scaled and shifted.
-    fn enter(&self, x: &[f32], to: &mut [f32]) {
+    pub(super) fn enter(&self, x: &[f32], to: &mut [f32]) {
         let input = &self.input;
         let (pixels, channels) = (input.pixels, input.channels);
         for (x, to) in x.chunks_exact(pixels * channels).zip(to.chunks_exact_mut(pixels * channels)) {
@@ -290,7 +302,7 @@ impl Frozen {
 }
 
 /// Memory for so many values an image at every place.
-fn memory(sizes: &[usize], images: usize) -> [Scratch; MOST_PLACES] {
+pub(super) fn memory(sizes: &[usize], images: usize) -> [Scratch; MOST_PLACES] {
     std::array::from_fn(|place| sizes.get(place).map_or_else(Scratch::default, |size| Scratch::of(size * images)))
 }
 

@@ -114,7 +114,18 @@ impl Example {
     fn build_in(&self, level: Level, precision: Precision) -> (Frozen, Value) {
         let [scale, shift] = self.normalisation();
         let (net, x) = Builder::at(level, self.size, &scale, &shift);
-        let mut net = net.with(precision);
+        self.layers(net.with(precision), x)
+    }
+
+    /// In int8, its ranges those of some images.
+    fn build_int8(&self, level: Level, images: &[f32]) -> Frozen {
+        let [scale, shift] = self.normalisation();
+        let (net, x) = Builder::at(level, self.size, &scale, &shift);
+        let ranges = self.build(level).0.ranges(images);
+        self.layers(net.quantised(&ranges), x).0
+    }
+
+    fn layers(&self, mut net: Builder, x: Value) -> (Frozen, Value) {
         let (w, k) = (self.width, self.stem.kernel);
         let mut x = net.conv(x, self.stem, &self.tensor(0, &[w, self.size[0], k, k]), &noise(w, 1), None, true);
         if self.pools {
@@ -358,4 +369,42 @@ fn a_shortcut_around_the_start_is_refused() {
     // Value 3 is in the middle of a block.
     let mut out = vec![0.0; net.len_of(Value(4))];
     net.between(&vec![0.0; net.len_of(Value(3))], Value(3), Value(4), &mut out);
+}
+
+/// Largest error of a logit in int8, relative to the largest logit: some layers of 255 steps.
+const INT8_TOLERANCE: f32 = 5e-2;
+
+#[test]
+fn int8_moves_logits_by_little_and_is_the_same_whatever_the_batch() {
+    for (side, width, pools) in [(8, 12, false), (11, 32, false), (16, 17, true)] {
+        let example = Example { size: [3, side, side], width, pools, ..example() };
+        for level in Level::available() {
+            let (exact, _) = example.build(level);
+            let x = noise(7 * exact.input_len(), 3);
+            let net = example.build_int8(level, &noise(20 * exact.input_len(), 9));
+            assert_eq!(net.precision(), Precision::Int8);
+            let run = |net: &Frozen, x: &[f32]| {
+                let mut logits = vec![f32::NAN; x.len() / net.input_len() * 5];
+                net.forward(x, net.last(), &mut logits);
+                logits
+            };
+            let [found, exact] = [&net, &exact].map(|net| run(net, &x));
+            let most = exact.iter().fold(0f32, |most, logit| most.max(logit.abs()));
+            for (found, exact) in found.iter().zip(&exact) {
+                assert!((found - exact).abs() < INT8_TOLERANCE * most, "{level:?}: {found}, {exact}");
+            }
+            assert!(found != exact, "{level:?}: nothing was rounded");
+            let one_by_one: Vec<f32> = x.chunks_exact(net.input_len()).flat_map(|x| run(&net, x)).collect();
+            assert_eq!(one_by_one, found, "{level:?}");
+            assert!(net.weight_bytes() * 2 < example.build(level).0.weight_bytes());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "no way back in int8")]
+fn int8_has_no_gradient() {
+    let net = example().build_int8(Level::current(), &noise(3 * 64, 1));
+    let (mut logits, mut dx) = (vec![0.0; 5], vec![0.0; net.input_len()]);
+    net.gradient(&noise(net.input_len(), 1), net.last(), &mut <[f32]>::to_vec, &mut logits, &mut dx);
 }

@@ -3,17 +3,23 @@
 use super::{Affine, Conv, Linear, Network};
 use crate::nn::BATCH_NORM_EPS;
 use burn::Tensor;
-use gabion_kernels::{Builder, Filter, Frozen, Value};
+use gabion_kernels::{Builder, Filter, Frozen, Precision, Value};
 
 impl Network {
     /// Prepared for images of `size` = `[height, width]`; what follows a convolution is folded into it.
-    pub fn freeze(&self, [height, width]: [usize; 2]) -> Frozen {
+    pub fn freeze(&self, size: [usize; 2]) -> Frozen {
+        self.freeze_in(Precision::F32, size)
+    }
+
+    /// [`Network::freeze`], multiplying in `precision`.
+    pub fn freeze_in(&self, precision: Precision, [height, width]: [usize; 2]) -> Frozen {
         let (scale, shift) = match &self.normalise {
             Some(affine) => affine.line(),
             None => (vec![1.0; 3], vec![0.0; 3]),
         };
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
-        let (mut net, mut x) = Builder::new([3, height, width], &narrow(&scale), &narrow(&shift));
+        let (net, mut x) = Builder::new([3, height, width], &narrow(&scale), &narrow(&shift));
+        let mut net = net.with(precision);
         for conv in &self.stem {
             x = conv.freeze(&mut net, x, None, true);
         }

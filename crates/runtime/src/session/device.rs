@@ -4,7 +4,7 @@
 mod chunk;
 mod modules;
 
-use super::{ClassifyError, Engine, Seen, Session, crops, on_cpu};
+use super::{Arithmetic, ClassifyError, Engine, Seen, Session, crops, on_cpu};
 use crate::frozen::{Network, network};
 use crate::pipeline::Wanted;
 use crate::{Bundle, BundleError, Choice, Offered, Stored};
@@ -139,7 +139,7 @@ impl Session {
     }
 
     /// Computes in half precision where the device has it: half of the memory, and on most GPUs in less time. Where it has
-    /// not, on the CPU, and where a weight is beyond 16 bits, it is f32 as before: see [`Session::precision`].
+    /// not, on the CPU, and where a weight is beyond 16 bits, it is as before: see [`Session::arithmetic`].
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         if let Engine::Device(on) = &mut self.engine {
@@ -149,14 +149,6 @@ impl Session {
             }
         }
         self
-    }
-
-    /// What it computes in.
-    pub fn precision(&self) -> Precision {
-        match &self.engine {
-            Engine::Device(on) if on.fallen.get().is_none() => on.device.precision(),
-            _ => Precision::F32,
-        }
     }
 
     /// What makes the crops and why, once some were made on a device.
@@ -199,6 +191,13 @@ pub enum SessionError {
 }
 
 impl OnDevice {
+    pub(super) fn arithmetic(&self) -> Arithmetic {
+        match self.device.precision() {
+            Precision::F16 if self.fallen.get().is_none() => Arithmetic::F16,
+            _ => Arithmetic::F32,
+        }
+    }
+
     pub(super) fn fallen(&self) -> Option<&str> {
         self.fallen.get().map(|(why, _)| why.as_str())
     }

@@ -73,6 +73,47 @@ fn probabilities_are_a_distribution_and_the_label_is_their_first() {
     }
 }
 
+/// Largest distance of a probability in bf16: a network's worth of roundings to 8 bits.
+const BF16_TOLERANCE: f32 = 2e-2;
+
+#[test]
+fn bf16_says_nearly_the_same() {
+    use crate::frozen::Precision;
+    let exact = Session::of(&stored()).unwrap();
+    let session = Session::of_in(Precision::Bf16, &stored()).unwrap();
+    assert_eq!([&exact, &session].map(Session::arithmetic), [Arithmetic::F32, Arithmetic::Bf16]);
+    let mut most = 0f32;
+    for (seed, views) in (0..12).zip([1, 5].into_iter().cycle()) {
+        let options = Classify { views, ..Classify::default() };
+        let [a, b] = [&exact, &session].map(|on| on.classify(&picture(24, 20, seed), &options).unwrap().probabilities);
+        most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(most, f32::max);
+    }
+    assert!(most > 0.0 && most < BF16_TOLERANCE, "largest difference of a probability: {most}");
+}
+
+/// The same in int8: 255 steps a layer.
+const INT8_TOLERANCE: f32 = 5e-2;
+
+#[test]
+fn int8_says_nearly_the_same_and_wants_to_be_calibrated() {
+    use crate::frozen::Precision;
+    let (stored, exact) = (stored(), Session::of(&stored()).unwrap());
+    let error = Session::of_in(Precision::Int8, &stored).unwrap_err();
+    assert!(matches!(error, BundleError::Uncalibrated { .. }) && error.to_string().contains("calibrate"), "{error}");
+    assert!(matches!(Session::of_calibrated(&stored, &[]), Err(BundleError::Uncalibrated { .. })));
+    let views: Vec<f32> =
+        (0..40).flat_map(|seed| picture(16, 16, 100 + seed).pixels).map(|byte| f32::from(byte) / 255.0).collect();
+    let session = Session::of_calibrated(&stored, &views).unwrap();
+    assert_eq!(session.arithmetic(), Arithmetic::Int8);
+    let mut most = 0f32;
+    for (seed, views) in (0..12).zip([1, 5].into_iter().cycle()) {
+        let options = Classify { views, ..Classify::default() };
+        let [a, b] = [&exact, &session].map(|on| on.classify(&picture(24, 20, seed), &options).unwrap().probabilities);
+        most = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(most, f32::max);
+    }
+    assert!(most > 0.0 && most < INT8_TOLERANCE, "largest difference of a probability: {most}");
+}
+
 #[test]
 fn a_session_that_is_opened_reads_what_it_needs_and_checks_the_rest() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use crate::output::Failure;
 use gabion_experiment::data::Data;
 use gabion_experiment::evaluate::{Assessment, Subject, page};
 use gabion_runtime::durable;
+use gabion_runtime::frozen::Precision;
 use gabion_spec::{Evaluate, Norm, Protocol};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -33,8 +34,12 @@ pub(super) fn of(arguments: &Arguments, subject: &Subject, data: &Data, recipe: 
     let name: String = subject.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let protocol = serde_json::to_value(recipe.protocol).unwrap_or_default();
     let protocol = protocol.as_str().unwrap_or("evaluation");
-    let folder =
-        format!("{name}-{weights}-{}-{protocol}-{images}-seed{}{norm}{budgets}", data.kind.name(), recipe.seed);
+    let precision = match subject.precision() {
+        Precision::F32 => String::new(),
+        other => format!("-{other}"),
+    };
+    let of = format!("{name}-{weights}{precision}-{}", data.kind.name());
+    let folder = format!("{of}-{protocol}-{images}-seed{}{norm}{budgets}", recipe.seed);
     Some(Path::new("evaluations").join(folder))
 }
 
@@ -90,6 +95,7 @@ pub(super) fn write(
     let facts = [
         ("weights (SHA-256)", about.subject.weights.clone()),
         ("device", about.device.to_string()),
+        ("precision", about.subject.precision().to_string()),
         ("machine", text("machine", "cpu")),
         ("gabion", text("versions", "gabion")),
         ("Burn", text("versions", "burn")),

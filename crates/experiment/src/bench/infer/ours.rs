@@ -3,7 +3,7 @@
 use super::{MOST_PASSES, Subject};
 use crate::bench::resident;
 use gabion_runtime::frozen::{self, Network, Precision};
-use gabion_runtime::{Choice, Classify, Rgb, Session, Stored};
+use gabion_runtime::{Arithmetic, Choice, Classify, Level, Rgb, Session, Stored};
 use serde::Deserialize;
 use serde_json::json;
 use std::io::{self, BufRead, Write};
@@ -52,7 +52,7 @@ pub fn serve(subject: Subject, bundle: &Path, input: &Path, threads: usize, devi
 
 /// A subject of ours, in its own process.
 enum Ours {
-    Network { network: Box<Network>, precision: Precision, views: Vec<f32>, logits: Vec<f32>, classes: usize },
+    Network { network: Box<Network>, views: Vec<f32>, logits: Vec<f32>, classes: usize },
     Session { session: Box<Session>, place: String, image: Rgb, said: Vec<f32> },
 }
 
@@ -64,17 +64,27 @@ impl Ours {
         let precision = match subject {
             Subject::Network => Some(Precision::F32),
             Subject::NetworkBf16 => Some(Precision::Bf16),
+            Subject::NetworkInt8 => Some(Precision::Int8),
             _ => None,
         };
         if let Some(precision) = precision {
             let stored = Stored::read(bundle).map_err(|error| words(&error))?;
-            let network = frozen::network_in(precision, &stored, stored.manifest.input)
-                .map(Box::new)
-                .map_err(|error| words(&error))?;
+            let input = stored.manifest.input;
+            let network = match precision {
+                Precision::Int8 => frozen::calibrated(&stored, input, &views),
+                _ => frozen::network_in(precision, &stored, input),
+            };
+            let network = Box::new(network.map_err(|error| words(&error))?);
             let classes = stored.manifest.classes.len();
-            return Ok(Self::Network { network, precision, views, logits: Vec::new(), classes });
+            return Ok(Self::Network { network, views, logits: Vec::new(), classes });
         }
-        let (session, place) = Session::open_on(bundle, device).map_err(|error| words(&error))?;
+        let (session, place) = match subject {
+            Subject::SessionBf16 => {
+                let session = Session::open_in(Precision::Bf16, bundle).map_err(|error| words(&error))?;
+                (session, "the CPU".into())
+            }
+            _ => Session::open_on(bundle, device).map_err(|error| words(&error))?,
+        };
         let gabion_spec::Input { height, width } = session.manifest().input;
         let (height, width) = (height as usize, width as usize);
         let plane = height * width;
@@ -85,9 +95,19 @@ impl Ours {
     }
 
     fn precision(&self) -> &'static str {
-        match self {
-            Self::Network { precision: Precision::Bf16, .. } => "bf16 where it is faster",
-            _ => "f32",
+        let precision = match self {
+            Self::Network { network, .. } => network.net.precision().into(),
+            Self::Session { session, .. } => session.arithmetic(),
+        };
+        match precision {
+            Arithmetic::F32 => "f32",
+            Arithmetic::F16 => "f16",
+            Arithmetic::Bf16 if Level::current().multiplies_bf16() => "bf16 where it is faster",
+            Arithmetic::Int8 if Level::current().multiplies_int8() => {
+                "int8, first convolution and linear layers in f32"
+            }
+            Arithmetic::Int8 => "int8 in plain Rust, for want of instructions",
+            Arithmetic::Bf16 => "bf16 multiplied in f32, for want of instructions",
         }
     }
 

@@ -191,14 +191,14 @@ fn what_makes_no_sense_is_an_error_and_no_loss() {
 fn half_precision_that_does_not_fit_costs_no_answer() {
     let image = picture(16, 16, 2);
     let (mut session, _) = session(Breaks::Overflows);
-    assert_eq!(session.precision(), Precision::F32);
+    assert_eq!(session.arithmetic(), Arithmetic::F32);
     assert_eq!(session.classify(&image, &VOTE).unwrap().probabilities, on_the_cpu(&image, &VOTE));
     assert_eq!(session.fallen(), None);
     session = session.with_precision(Precision::F16);
-    assert_eq!(session.precision(), Precision::F16);
+    assert_eq!(session.arithmetic(), Arithmetic::F16);
     assert_eq!(session.classify(&image, &VOTE).unwrap().probabilities, on_the_cpu(&image, &VOTE));
     assert!(session.fallen().is_some_and(|why| why.contains("half precision")));
-    assert_eq!(session.precision(), Precision::F32);
+    assert_eq!(session.arithmetic(), Arithmetic::F32);
     // A weight that 16 bits cannot hold.
     let mut stored = stored();
     stored.tensors.get_mut("head.bias").unwrap().values[0] = 1e5;
@@ -206,10 +206,10 @@ fn half_precision_that_does_not_fit_costs_no_answer() {
     let (network, size) = (network(&stored, input).unwrap(), [input.height, input.width]);
     let device = Breaking { network, size, breaks: Breaks::Overflows, precision: Precision::F32, log };
     let session = Session::behind(Box::new(device), stored).with_precision(Precision::F16);
-    assert_eq!(session.precision(), Precision::F32);
+    assert_eq!(session.arithmetic(), Arithmetic::F32);
     // Kernels of our own compute in f32.
     let cpu = Session::of(&super::super::tests::stored()).unwrap().with_precision(Precision::F16);
-    assert_eq!(cpu.precision(), Precision::F32);
+    assert_eq!(cpu.arithmetic(), Arithmetic::F32);
 }
 
 #[cfg(feature = "wgpu")]
@@ -224,9 +224,9 @@ fn half_precision_says_nearly_the_same() {
     let on_device = || Session::new(Bundle::made_of(stored(), &device).unwrap()).unwrap();
     let (full, half) = (on_device(), on_device().with_precision(Precision::F16));
     let has = offered.limits.is_some_and(|limits| limits.f16);
-    println!("{}: f16 {has}, computes in {:?}", offered.name, half.precision());
-    assert_eq!(full.precision(), Precision::F32);
-    assert!(has || half.precision() == Precision::F32);
+    println!("{}: f16 {has}, computes in {:?}", offered.name, half.arithmetic());
+    assert_eq!(full.arithmetic(), Arithmetic::F32);
+    assert!(has || half.arithmetic() == Arithmetic::F32);
     let mut most = 0f32;
     // One view: another number would compile the kernels once more.
     for seed in 0..6 {
