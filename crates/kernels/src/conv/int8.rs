@@ -212,15 +212,22 @@ impl Int8 {
                 }
             }
         }
-        for p in 0..tile.valid {
+        // By way of memory: a loop whose end is not known would keep the sums there throughout.
+        let mut done = [[[0.0; LANES]; V]; P];
+        let factors: [&[f32; LANES]; V] = std::array::from_fn(|v| {
+            self.factors[tile.lane + v * LANES..].first_chunk().expect("factors are whole vectors")
+        });
+        for p in 0..P {
             for v in 0..V {
-                let lane = tile.lane + v * LANES;
-                let factors = self.factors[lane..].first_chunk().expect("factors are whole vectors");
-                let done = sums[p][v].times(factors);
-                let lanes = (channels_out - lane).min(LANES);
+                done[p][v] = sums[p][v].times(factors[v]);
+            }
+        }
+        for (p, done) in done.iter().enumerate().take(tile.valid) {
+            for (v, done) in done.iter().enumerate() {
+                let lanes = (channels_out - tile.lane - v * LANES).min(LANES);
                 let to = &mut to[p * channels_out + v * LANES..];
                 match to.first_chunk_mut() {
-                    Some(to) if lanes == LANES => *to = done,
+                    Some(to) if lanes == LANES => *to = *done,
                     _ => to[..lanes].copy_from_slice(&done[..lanes]),
                 }
             }
@@ -289,6 +296,7 @@ impl Sums for Plain {
 
 /// To the nearest step within 0 to 255, ties to even; what is no number is 0.
 #[inline(always)]
+#[allow(clippy::manual_clamp)] // `clamp` keeps what is no number
 fn quantise(from: &[f32], scale: f32, to: &mut [u8]) {
     for (from, to) in from.iter().zip(to) {
         // From 2^23 on a float counts in ones: the sum's rounding is the one that is wanted.
@@ -379,6 +387,7 @@ mod tests {
             let (weights, range) = (noise(conv.weight_len(), seed + 1), 1.1);
             let prepared = Int8::new(Level::Portable, &conv, &weights, range);
             let (mut exact, one) = (Vec::new(), Conv2d { batch: 1, ..conv });
+            #[allow(clippy::manual_clamp)] // as above
             let step = |x: f32| f64::from((x * prepared.scale).max(0.0).min(255.0).round_ties_even());
             let (down, across) = (conv.out_height(), conv.out_width());
             for image in x.chunks_exact(one.input_len()) {
