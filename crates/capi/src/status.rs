@@ -59,7 +59,11 @@ impl Failure {
 
 impl From<BundleError> for Failure {
     fn from(error: BundleError) -> Self {
-        let status = if matches!(error, BundleError::Io { .. }) { GABION_ERROR_IO } else { GABION_ERROR_BUNDLE };
+        let status = match error {
+            BundleError::Io { .. } => GABION_ERROR_IO,
+            BundleError::Memory { .. } => GABION_ERROR_MEMORY,
+            _ => GABION_ERROR_BUNDLE,
+        };
         Self::new(status, error.to_string())
     }
 }

@@ -113,7 +113,9 @@ fn what_cannot_be_evaluated_is_said() {
     place.run("evaluate noise.safetensors --data synth").refused(1, &["noise.safetensors", "no network"]);
     place.run("evaluate run --data synth --images 4 --protocol paper --norm l2 --epsilon 0.5").done();
     place.run("evaluate run --data synth --images 4 --norm l2 --epsilon 2.5").done();
-    place.run("evaluate run --data synth --images 4 --epsilon 2.5").refused(1, &["epsilons", "between 0 and 1"]);
+    place
+        .run("evaluate run --data synth --images 4 --epsilon 2.5")
+        .refused(2, &["`2.5` is not a pixel budget", "between 0 and 1"]);
     place.run("evaluate run --data synth --restarts 2").refused(2, &["restarts", "`strong` and `apgd`"]);
     place.run("evaluate run --data synth --protocol nonsense").refused(2, &["nonsense"]);
     place.run("evaluate run --data synth --images 3 --patch 0 --protocol corruptions").refused(2, &["0"]);

@@ -69,8 +69,8 @@ pub enum BundleError {
     },
     /// A network that is larger than the memory; refused before its weights are read.
     #[error(
-        "{} describes a network that takes more than {} MiB, there are {} MiB: use a smaller one, or allow more",
-        path.display(), needs >> 20, there >> 20
+        "{} describes a network that takes at least {needs} bytes of memory, the budget is {there}: use a smaller one, or allow more",
+        path.display()
     )]
     Memory {
         /// The manifest.
@@ -261,10 +261,13 @@ impl Stored {
         let path = dir.join(MANIFEST);
         let manifest = read_manifest(&path)?;
         let expected = check(&path, &manifest)?;
-        if let Some(there) = machine_memory() {
+        let file = dir.join(&manifest.weights.file);
+        // Of weights that are not there the file's own report is the better one.
+        if weights_are_there(&file, &manifest, &expected)
+            && let Some(there) = machine_memory()
+        {
             fits(&path, &manifest, there)?;
         }
-        let file = dir.join(&manifest.weights.file);
         let bytes = read_weights(&file, &manifest, &expected)?;
         let tensors = weights::decode(&file, &bytes, &expected, manifest.weights.precision, wanted)?;
         Ok(Self { manifest, tensors })
@@ -325,6 +328,13 @@ pub fn least_memory(manifest: &Manifest) -> u64 {
     };
     let first = u64::from(manifest.encoder.width) * height.div_ceil(pace) * width.div_ceil(pace);
     values.and_then(|values| values.checked_add(first)?.checked_mul(4)).unwrap_or(u64::MAX)
+}
+
+/// Whether a file is as long as its manifest says.
+fn weights_are_there(path: &Path, manifest: &Manifest, expected: &weights::Shapes) -> bool {
+    let values = weights::values(expected).expect("the limits exclude an overflow");
+    let least = values * weights::width(manifest.weights.precision);
+    fs::metadata(path).is_ok_and(|file| file.len() >= least)
 }
 
 /// Refuses by its manifest what cannot fit into `there` bytes.

@@ -39,7 +39,7 @@ impl fmt::Display for ParsePixelsError {
         let Self { text, most } = self;
         match most {
             Some(most) => write!(f, "`{text}` is not a pixel budget between 0 and {most}; write it as 8/255 or 0.01"),
-            None => write!(f, "`{text}` is not a length from 0 on; write it as 128/255 or 0.5"),
+            None => write!(f, "`{text}` is not a pixel budget from 0 on; write it as 128/255 or 0.5"),
         }
     }
 }
