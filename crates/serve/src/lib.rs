@@ -3,8 +3,8 @@
 //! | route | what it does |
 //! |---|---|
 //! | `POST /classify` | a PNG, JPEG or WebP, or raw RGB with `width` and `height`; `views`, `confidence`, `seed` |
-//! | `POST /adapt` | labelled pictures, as JSON or as a form with files, to an [`Adapter`], in the background; `GET
-//! /adapt` says how far it is, `DELETE /adapt` ends it |
+//! | `POST /adapt` | labelled pictures, as JSON or as a form with files, to an [`Adapter`], in the background |
+//! | `GET /adapt`, `DELETE /adapt` | how far it is; ends it |
 //! | `GET /health` | 200 while requests are taken, 503 while the server stops |
 //! | `GET /metrics` | counters in Prometheus' text |
 //!
