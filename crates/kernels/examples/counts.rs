@@ -55,12 +55,12 @@ fn run(name: &str) {
     let mut mask = vec![u16::MAX; norm.mask_len(x.len())];
     let rule = Lars { rate: 0.3, momentum: 0.9, weight_decay: 1e-4, trust: Some(0.005) };
     match name {
-        "conv 3x3 forward" => conv2d(&one, &x, &w, &mut y),
-        "conv 3x3 input gradient" => conv2d_input_grad(&one, &dy, &w, &mut dx),
-        "conv 3x3 weight gradient" => conv2d_weight_grad(&one, &x, &dy, &mut dw),
-        "conv 3x3/2 forward" => conv2d(&two, &x, &w, &mut y[..half]),
-        "conv 3x3/2 input gradient" => conv2d_input_grad(&two, &dy[..half], &w, &mut dx),
-        "conv 3x3/2 weight gradient" => conv2d_weight_grad(&two, &x, &dy[..half], &mut dw),
+        "conv 3x3 forward" => conv2d(&one, Products::F32, &x, &w, &mut y),
+        "conv 3x3 input gradient" => conv2d_input_grad(&one, Products::F32, &dy, &w, &mut dx),
+        "conv 3x3 weight gradient" => conv2d_weight_grad(&one, Products::F32, &x, &dy, &mut dw),
+        "conv 3x3/2 forward" => conv2d(&two, Products::F32, &x, &w, &mut y[..half]),
+        "conv 3x3/2 input gradient" => conv2d_input_grad(&two, Products::F32, &dy[..half], &w, &mut dx),
+        "conv 3x3/2 weight gradient" => conv2d_weight_grad(&two, Products::F32, &x, &dy[..half], &mut dw),
         "batch norm forward" => {
             batch_norm_train(&norm, &x, &gamma, &beta, None, &mut y, &mut mask);
         }

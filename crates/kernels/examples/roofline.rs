@@ -120,15 +120,28 @@ fn main() {
 }
 
 fn layers(width: usize, batch: usize, threads: usize, peak: Option<f64>, rows: &mut Vec<String>) {
-    println!("\n{threads} thread(s)            forward              input gradient       weight gradient");
+    for products in [Products::F32, Products::Bf16] {
+        convolve(width, batch, threads, products, peak, rows);
+    }
+    norms(width, batch);
+}
+
+fn convolve(width: usize, batch: usize, threads: usize, products: Products, peak: Option<f64>, rows: &mut Vec<String>) {
+    let products_name = match products {
+        Products::F32 => "f32",
+        Products::Bf16 => "bf16",
+    };
+    println!(
+        "\n{threads} thread(s), {products_name:<4}      forward              input gradient       weight gradient"
+    );
     println!("layer                  ms  GFLOP/s  peak    ms  GFLOP/s  peak    ms  GFLOP/s  peak");
     for conv in convolutions(width, batch) {
         let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
         let times = [
-            ("forward", best(|| conv2d(&conv, &x, &w, &mut y))),
-            ("input gradient", best(|| conv2d_input_grad(&conv, &dy, &w, &mut dx))),
-            ("weight gradient", best(|| conv2d_weight_grad(&conv, &x, &dy, &mut dw))),
+            ("forward", best(|| conv2d(&conv, products, &x, &w, &mut y))),
+            ("input gradient", best(|| conv2d_input_grad(&conv, products, &dy, &w, &mut dx))),
+            ("weight gradient", best(|| conv2d_weight_grad(&conv, products, &x, &dy, &mut dw))),
         ];
         let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
         let layer = format!("{height}px {channels_in}>{channels_out} {kernel}x{kernel}/{stride}");
@@ -140,7 +153,7 @@ fn layers(width: usize, batch: usize, threads: usize, peak: Option<f64>, rows: &
             print!(" {:>6.2} {speed:>7.0} {:>4.0}%", seconds * 1e3, 100.0 * share);
             let share = peak.map_or("null".into(), |_| format!("{share:.3}"));
             rows.push(format!(
-                "{{\"width\": {width}, \"batch\": {batch}, \"threads\": {threads}, \"layer\": \"{layer}\", \
+                "{{\"width\": {width}, \"batch\": {batch}, \"threads\": {threads}, \"products\": \"{products_name}\", \"layer\": \"{layer}\", \
                  \"pass\": \"{pass}\", \"ms\": {:.3}, \"flops\": {}, \"bytes\": {bytes}, \"gflops\": {speed:.1}, \
                  \"gigabytes\": {:.1}, \"of_peak\": {share}}}",
                 seconds * 1e3,
@@ -150,7 +163,6 @@ fn layers(width: usize, batch: usize, threads: usize, peak: Option<f64>, rows: &
         }
         println!();
     }
-    norms(width, batch);
 }
 
 /// Everything that a file of results has to say.

@@ -1,15 +1,16 @@
 //! The same operations into new memory, which is written once: filling it with zeros first is work for one thread.
 
-use crate::{BatchNorm, BatchNormGrads, Conv2d, Statistics};
+use crate::{BatchNorm, BatchNormGrads, Conv2d, Element, Products, Statistics};
+use half::bf16;
 
 /// `length` values that `write` makes.
 ///
 /// # Safety
 /// `write` overwrites every value and reads none before. Each kernel that is called below says "overwritten" of its
 /// output, and means it.
-unsafe fn overwritten<R>(length: usize, write: impl FnOnce(&mut [f32]) -> R) -> (Vec<f32>, R) {
-    let mut values = Vec::<f32>::with_capacity(length);
-    // SAFETY: the capacity is there, any bits are an f32, and by this function's contract nobody looks at them.
+unsafe fn overwritten<X: Element, R>(length: usize, write: impl FnOnce(&mut [X]) -> R) -> (Vec<X>, R) {
+    let mut values = Vec::<X>::with_capacity(length);
+    // SAFETY: the capacity is there, any bits are an `Element`, and by this function's contract nobody looks at them.
     let result = write(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), length) });
     // SAFETY: by this function's contract all of them are written.
     unsafe { values.set_len(length) };
@@ -20,18 +21,18 @@ unsafe fn overwritten<R>(length: usize, write: impl FnOnce(&mut [f32]) -> R) -> 
 ///
 /// # Panics
 /// As it does.
-pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32]) -> Vec<f32> {
+pub fn conv2d(conv: &Conv2d, products: Products, x: &[f32], weights: &[f32]) -> Vec<f32> {
     // SAFETY: the output is overwritten.
-    unsafe { overwritten(conv.output_len(), |y| crate::conv2d(conv, x, weights, y)).0 }
+    unsafe { overwritten(conv.output_len(), |y| crate::conv2d(conv, products, x, weights, y)).0 }
 }
 
 /// [`crate::conv2d_input_grad`]; returns `dx`.
 ///
 /// # Panics
 /// As it does.
-pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32]) -> Vec<f32> {
+pub fn conv2d_input_grad(conv: &Conv2d, products: Products, dy: &[f32], weights: &[f32]) -> Vec<f32> {
     // SAFETY: the output is overwritten.
-    unsafe { overwritten(conv.input_len(), |dx| crate::conv2d_input_grad(conv, dy, weights, dx)).0 }
+    unsafe { overwritten(conv.input_len(), |dx| crate::conv2d_input_grad(conv, products, dy, weights, dx)).0 }
 }
 
 /// [`crate::nchw_to_nhwc`]; returns `to`.
@@ -43,13 +44,19 @@ pub fn nchw_to_nhwc(channels: usize, pixels: usize, from: &[f32]) -> Vec<f32> {
     unsafe { overwritten(from.len(), |to| crate::nchw_to_nhwc(channels, pixels, from, to)).0 }
 }
 
+/// [`crate::to_bf16`]; returns `to`.
+pub fn to_bf16(x: &[f32]) -> Vec<bf16> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(x.len(), |to| crate::to_bf16(x, to)).0 }
+}
+
 /// [`crate::batch_norm_train`]; returns `y` too, and with `masked` its mask.
 ///
 /// # Panics
 /// As it does.
-pub fn batch_norm_train(
+pub fn batch_norm_train<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     gamma: &[f32],
     beta: &[f32],
     residual: Option<&[f32]>,
@@ -66,9 +73,9 @@ pub fn batch_norm_train(
 ///
 /// # Panics
 /// As it does.
-pub fn batch_norm_frozen(
+pub fn batch_norm_frozen<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     beta: &[f32],
@@ -83,7 +90,7 @@ pub fn batch_norm_frozen(
     (y, mask)
 }
 
-fn mask(norm: &BatchNorm, x: &[f32], masked: bool) -> Vec<u16> {
+fn mask<X>(norm: &BatchNorm, x: &[X], masked: bool) -> Vec<u16> {
     vec![0; if masked { norm.mask_len(x.len()) } else { 0 }]
 }
 
@@ -104,10 +111,10 @@ pub struct Normalised {
 /// # Panics
 /// As they do.
 #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // the operands of one formula
-pub fn batch_norm_backward(
+pub fn batch_norm_backward<X: Element>(
     norm: &BatchNorm,
     of_batch: bool,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     mask: &[u16],

@@ -2,12 +2,13 @@
 //!
 //! Ioffe and Szegedy, <https://arxiv.org/abs/1502.03167>. Rows are pixels: `rows = batch * height * width`. The
 //! variance is the biased one (divided by `rows`), in what normalises as in what is returned. The residual is added
-//! after normalisation and before the ReLU, as in He et al., <https://arxiv.org/abs/1512.03385>, figure 2.
+//! after normalisation and before the ReLU, as in He et al., <https://arxiv.org/abs/1512.03385>, figure 2. The input is f32,
+//! or bf16 where half of the memory matters more than its last bits.
 
 mod walk;
 
 use crate::Level;
-use crate::vector::words;
+use crate::vector::{Element, words};
 use std::ops::Range;
 use walk::{Backward, ForEachChunk, Moments, Normalise, Sums};
 
@@ -65,9 +66,9 @@ pub struct BatchNormGrads<'a> {
 ///
 /// # Panics
 /// When the lengths do not match, or there is no row.
-pub fn batch_norm_train(
+pub fn batch_norm_train<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     gamma: &[f32],
     beta: &[f32],
     residual: Option<&[f32]>,
@@ -87,9 +88,9 @@ pub fn batch_norm_train(
 ///
 /// # Panics
 /// When the lengths do not match.
-pub fn batch_norm_train_backward(
+pub fn batch_norm_train_backward<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     mask: &[u16],
@@ -108,9 +109,9 @@ pub fn batch_norm_train_backward(
 /// # Panics
 /// When the lengths do not match.
 #[allow(clippy::too_many_arguments)] // the operands of one formula
-pub fn batch_norm_frozen(
+pub fn batch_norm_frozen<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     beta: &[f32],
@@ -130,9 +131,9 @@ pub fn batch_norm_frozen(
 ///
 /// # Panics
 /// When the lengths do not match.
-pub fn batch_norm_frozen_backward(
+pub fn batch_norm_frozen_backward<X: Element>(
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     mask: &[u16],
@@ -142,10 +143,10 @@ pub fn batch_norm_frozen_backward(
 }
 
 #[allow(clippy::too_many_arguments)] // the operands of one formula
-fn train_at(
+fn train_at<X: Element>(
     level: Level,
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     gamma: &[f32],
     beta: &[f32],
     residual: Option<&[f32]>,
@@ -161,7 +162,7 @@ fn train_at(
 
 /// Combines the chunks' counts, means and squared deviations: Chan, Golub and LeVeque, "Updating formulae and a
 /// pairwise algorithm for computing sample variances", 1979.
-fn moments(level: Level, channels: usize, x: &[f32]) -> Statistics {
+fn moments<X: Element>(level: Level, channels: usize, x: &[X]) -> Statistics {
     let chunks = ForEachChunk::new(channels, x.len());
     let parts = chunks.sums(|range, out| level.run(Moments { channels, x: &x[range], out }));
     let (mut mean, mut squares, mut count) = (vec![0f64; channels], vec![0f64; channels], 0f64);
@@ -182,10 +183,10 @@ fn moments(level: Level, channels: usize, x: &[f32]) -> Statistics {
 }
 
 #[allow(clippy::too_many_arguments)] // the operands of one formula
-fn normalise(
+fn normalise<X: Element>(
     level: Level,
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     beta: &[f32],
@@ -219,10 +220,10 @@ fn normalise(
 }
 
 #[allow(clippy::too_many_arguments)] // the operands of one formula
-fn backward_at(
+fn backward_at<X: Element>(
     level: Level,
     norm: &BatchNorm,
-    x: &[f32],
+    x: &[X],
     statistics: &Statistics,
     gamma: &[f32],
     mask: &[u16],

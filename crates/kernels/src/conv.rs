@@ -17,6 +17,24 @@ pub(crate) use winograd::{Tile, Winograd};
 
 use crate::Level;
 
+/// What a convolution multiplies. Its sums are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// Numbers as they are.
+    #[default]
+    F32,
+    /// Numbers rounded to bf16 (8 bits of mantissa) where that multiplies faster: of all weight gradients, and of other
+    /// passes that read 32 channels or more, in whole sixteens. See [`Level::multiplies_bf16`].
+    Bf16,
+}
+
+impl Products {
+    /// Whether a pass that reads so many channels multiplies bf16.
+    fn join(self, channels: usize) -> bool {
+        self == Self::Bf16 && pairs(channels)
+    }
+}
+
 /// The shape of a convolution: what torch calls `Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False)`
 /// applied to a batch of images of one size. The kernel is square; stride and padding are the same in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +119,8 @@ impl Conv2d {
 ///
 /// # Panics
 /// When a slice's length is not that of its shape.
-pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
-    conv2d_at(Level::current(), conv, x, weights, y);
+pub fn conv2d(conv: &Conv2d, products: Products, x: &[f32], weights: &[f32], y: &mut [f32]) {
+    conv2d_at(Level::current(), conv, products, x, weights, y);
 }
 
 /// The gradient of a loss with respect to the input of [`conv2d`], given `dy`, its gradient with respect to the output.
@@ -114,8 +132,8 @@ pub fn conv2d(conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
 ///
 /// # Panics
 /// When a slice's length is not that of its shape.
-pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
-    conv2d_input_grad_at(Level::current(), conv, dy, weights, dx);
+pub fn conv2d_input_grad(conv: &Conv2d, products: Products, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
+    conv2d_input_grad_at(Level::current(), conv, products, dy, weights, dx);
 }
 
 /// The gradient of a loss with respect to the weights of [`conv2d`], summed over the batch.
@@ -127,29 +145,31 @@ pub fn conv2d_input_grad(conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f
 ///
 /// # Panics
 /// When a slice's length is not that of its shape.
-pub fn conv2d_weight_grad(conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    conv2d_weight_grad_at(Level::current(), conv, x, dy, dw);
+pub fn conv2d_weight_grad(conv: &Conv2d, products: Products, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    conv2d_weight_grad_at(Level::current(), conv, products, x, dy, dw);
 }
 
-fn conv2d_at(level: Level, conv: &Conv2d, x: &[f32], weights: &[f32], y: &mut [f32]) {
+fn conv2d_at(level: Level, conv: &Conv2d, products: Products, x: &[f32], weights: &[f32], y: &mut [f32]) {
     conv.check(x.len(), weights.len(), y.len());
     if conv.batch == 0 {
         return;
     }
+    let bf16 = products.join(conv.channels_in);
     match trains(conv) {
-        true => Winograd::forward(Tile::Two, level, conv, weights).over(x, y),
-        false => Walk::forward(level, conv, weights).over(x, y),
+        true => Winograd::forward(bf16, Tile::Two, level, conv, weights).over(x, y),
+        false => Walk::forward(bf16, level, conv, weights).over(x, y),
     }
 }
 
-fn conv2d_input_grad_at(level: Level, conv: &Conv2d, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
+fn conv2d_input_grad_at(level: Level, conv: &Conv2d, products: Products, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
     conv.check(dx.len(), weights.len(), dy.len());
     if conv.batch == 0 {
         return;
     }
+    let bf16 = products.join(conv.channels_out);
     match trains(conv) {
-        true => Winograd::input_grad(Tile::Two, level, conv, weights).over(dy, dx),
-        false => Walk::input_grad(level, conv, weights).over(dy, dx),
+        true => Winograd::input_grad(bf16, Tile::Two, level, conv, weights).over(dy, dx),
+        false => Walk::input_grad(bf16, level, conv, weights).over(dy, dx),
     }
 }
 
@@ -160,10 +180,10 @@ fn trains(conv: &Conv2d) -> bool {
     Winograd::serves(Tile::Two, conv) && conv.channels_in.min(conv.channels_out) >= 16 && tiles >= 64
 }
 
-fn conv2d_weight_grad_at(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+fn conv2d_weight_grad_at(level: Level, conv: &Conv2d, products: Products, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     conv.check(x.len(), dw.len(), dy.len());
     if conv.batch > 0 {
-        weight_grad::weight_grad(level, conv, x, dy, dw);
+        weight_grad::weight_grad(products == Products::Bf16, level, conv, x, dy, dw);
     } else {
         dw.fill(0.0);
     }

@@ -1,10 +1,14 @@
-//! Between channels-first and channels-last, and sums in whichever.
+//! Between channels-first and channels-last; sums and roundings in whichever.
 
+use crate::Level;
+use crate::level::Kernel;
+use crate::vector::Vector;
+use half::bf16;
 use rayon::prelude::*;
 
 /// Side of the square that is transposed at a time: its 16 rows on both sides stay in the first-level cache.
 const BLOCK: usize = 16;
-/// Values added by a task.
+/// Values added or rounded by a task.
 const ADDED: usize = 32 * 1024;
 
 /// Channels-first to channels-last.
@@ -42,6 +46,36 @@ pub fn add_assign(to: &mut [f32], from: &[f32]) {
             *to += from;
         }
     });
+}
+
+/// The nearest numbers of bf16.
+///
+/// # Panics
+/// When the slices differ in length.
+pub fn to_bf16(from: &[f32], to: &mut [bf16]) {
+    assert_eq!(to.len(), from.len(), "values: to (left), from (right)");
+    let level = Level::current();
+    to.par_chunks_mut(ADDED).zip(from.par_chunks(ADDED)).for_each(|(to, from)| level.run(Round { from, to }));
+}
+
+struct Round<'a> {
+    from: &'a [f32],
+    to: &'a mut [bf16],
+}
+
+impl Kernel for Round<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let whole = self.from.len() / V::LANES * V::LANES;
+        assert_eq!(self.to.len(), self.from.len());
+        for at in (0..whole).step_by(V::LANES) {
+            // SAFETY: both hold a vector at `at`.
+            unsafe { V::load(self.from.as_ptr().add(at)).store_bf16(self.to.as_mut_ptr().add(at)) }
+        }
+        for (from, to) in self.from.iter().zip(self.to).skip(whole) {
+            *to = bf16::from_f32(*from);
+        }
+    }
 }
 
 /// `[batch, rows, columns]` to `[batch, columns, rows]`.
@@ -100,6 +134,27 @@ mod tests {
         let from = to.clone();
         add_assign(&mut to, &from);
         assert!(to.iter().zip(&from).all(|(to, from)| *to == 2.0 * from));
+    }
+
+    #[test]
+    fn rounds_to_the_nearest_on_every_level() {
+        let mut from = crate::conv::tests::noise(2 * ADDED + 7, 5);
+        from[3] = f32::from_bits(0x3f80_8000); // a tie, to even
+        from[4] = f32::from_bits(0x3f81_8000);
+        from[5] = f32::from_bits(0x7fff_ffff);
+        from[6] = f32::NEG_INFINITY;
+        let bits = |halves: &[bf16]| halves.iter().map(|half| half.to_bits()).collect::<Vec<_>>();
+        let expected: Vec<bf16> = from.iter().map(|value| bf16::from_f32(*value)).collect();
+        for level in Level::available() {
+            let mut to = vec![bf16::default(); from.len()];
+            level.run(Round { from: &from, to: &mut to });
+            assert!(bits(&to) == bits(&expected), "{level:?}");
+        }
+        let mut to = vec![bf16::default(); from.len()];
+        to_bf16(&from, &mut to);
+        assert!(bits(&to) == bits(&expected));
+        assert_eq!([3, 4].map(|at| f32::from(to[at])), [1.0, 1.015_625]);
+        assert!(f32::from(to[5]).is_nan() && f32::from(to[6]) == f32::NEG_INFINITY);
     }
 
     proptest! {

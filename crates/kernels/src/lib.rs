@@ -1,5 +1,5 @@
 //! CPU kernels for training small residual networks: convolution, batch normalisation, pooling, layout and the optimizer's
-//! step, in f32.
+//! step, in f32 and, where asked, with products and kept activations of bf16.
 //!
 //! Activations are contiguous and channels-last, `[batch, height, width, channels]` (NHWC), so that a batch norm is a
 //! walk over rows of channels and a convolution keeps its output channels in vector lanes. Convolution weights stay in
@@ -36,9 +36,10 @@ pub use batch_norm::{
     BatchNorm, BatchNormGrads, Statistics, batch_norm_frozen, batch_norm_frozen_backward, batch_norm_train,
     batch_norm_train_backward,
 };
-pub use conv::{Conv2d, Window, conv2d, conv2d_input_grad, conv2d_weight_grad};
+pub use conv::{Conv2d, Products, Window, conv2d, conv2d_input_grad, conv2d_weight_grad};
 pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value};
-pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw};
+pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw, to_bf16};
 pub use level::{Level, LevelError, VARIABLE};
 pub use optim::{Lars, lars};
 pub use pool::{global_average_pool, global_average_pool_backward};
+pub use vector::Element;

@@ -1,5 +1,7 @@
 //! The few vector operations that the kernels are written in, and their portable form.
 
+use half::bf16;
+
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 #[cfg(target_arch = "x86_64")]
@@ -51,12 +53,12 @@ pub(crate) trait Vector: Copy {
     /// Rounded to bf16, the bits of which are the low half of each lane, below zeros. A lane is a word then, not a number.
     #[inline(always)]
     fn low_half(self) -> Self {
-        self.lanewise(Self::splat(0.0), |value, _| u32::from(bf16(value)))
+        self.lanewise(Self::splat(0.0), |value, _| u32::from(bf16::from_f32(value).to_bits()))
     }
     /// Rounded to bf16 as the high half of each lane, above the low half of `low`.
     #[inline(always)]
     fn above(self, low: Self) -> Self {
-        self.lanewise(low, |value, low| u32::from(bf16(value)) << 16 | low.to_bits())
+        self.lanewise(low, |value, low| u32::from(bf16::from_f32(value).to_bits()) << 16 | low.to_bits())
     }
     /// `sum` and the two products of the bf16 halves of each lane, in f32.
     #[inline(always)]
@@ -67,6 +69,53 @@ pub(crate) trait Vector: Copy {
         let low = |a: Self| a.lanewise(a, |word, _| half(word, false).to_bits());
         let high = |a: Self| a.lanewise(a, |word, _| half(word, true).to_bits());
         high(self).mul_add(high(factors), low(self).mul_add(low(factors), sum))
+    }
+
+    /// Numbers of bf16, widened.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `LANES` values.
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        let mut lanes = [0f32; 16];
+        for (lane, value) in lanes.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's.
+            *value = unsafe { from.add(lane).read() }.to_f32();
+        }
+        // SAFETY: no level has more than 16 lanes.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+    /// Rounded to bf16.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` values.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        let mut lanes = [0f32; 16];
+        // SAFETY: no level has more than 16 lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) }
+        for (lane, value) in lanes.into_iter().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's.
+            unsafe { to.add(lane).write(bf16::from_f32(value)) }
+        }
+    }
+    /// The first `count` of [`Vector::load_bf16`], zeros after them; all for a larger `count`.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `min(count, LANES)` values.
+    #[inline(always)]
+    unsafe fn load_bf16_up_to(from: *const bf16, count: usize) -> Self {
+        if count >= Self::LANES {
+            // SAFETY: the caller's.
+            return unsafe { Self::load_bf16(from) };
+        }
+        let mut lanes = [bf16::default(); 16];
+        for (lane, value) in lanes.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller's.
+            *value = unsafe { from.add(lane).read() };
+        }
+        // SAFETY: no level has more than 16 lanes.
+        unsafe { Self::load_bf16(lanes.as_ptr()) }
     }
 
     /// Lane by lane by way of memory.
@@ -106,14 +155,39 @@ pub(crate) trait Vector: Copy {
     }
 }
 
-/// The bits of the nearest bf16, ties to even; a NaN stays one.
-#[inline(always)]
-pub(crate) fn bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
+/// A number in memory that becomes a lane of f32.
+pub trait Element: Copy + Send + Sync + sealed::Element {}
+
+impl Element for f32 {}
+impl Element for bf16 {}
+
+pub(crate) mod sealed {
+    use super::{Vector, bf16};
+
+    pub trait Element: Sized {
+        /// # Safety
+        /// `from` is valid for reading `min(count, LANES)` values.
+        #[allow(private_bounds)] // nobody else calls or implements this
+        unsafe fn load_up_to<V: Vector>(from: *const Self, count: usize) -> V;
     }
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+
+    impl Element for f32 {
+        #[inline(always)]
+        #[allow(private_bounds)]
+        unsafe fn load_up_to<V: Vector>(from: *const Self, count: usize) -> V {
+            // SAFETY: the caller's.
+            unsafe { V::load_up_to(from, count) }
+        }
+    }
+
+    impl Element for bf16 {
+        #[inline(always)]
+        #[allow(private_bounds)]
+        unsafe fn load_up_to<V: Vector>(from: *const Self, count: usize) -> V {
+            // SAFETY: the caller's.
+            unsafe { V::load_bf16_up_to(from, count) }
+        }
+    }
 }
 
 /// Eight lanes in plain Rust, for machines without a kernel of their own; the compiler vectorises it as it can.

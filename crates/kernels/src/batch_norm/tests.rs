@@ -94,7 +94,11 @@ impl Case {
 
     /// y, dx, dgamma, dbeta, d_residual.
     fn run(&self, level: Level, given: Option<&Statistics>) -> (Statistics, [Vec<f32>; 5]) {
-        let Self { norm, x, gamma, beta, dy, .. } = self;
+        self.run_on(&self.x, level, given)
+    }
+
+    fn run_on<X: Element>(&self, x: &[X], level: Level, given: Option<&Statistics>) -> (Statistics, [Vec<f32>; 5]) {
+        let Self { norm, gamma, beta, dy, .. } = self;
         let residual = self.residual.as_deref();
         let mut y = vec![f32::NAN; x.len()];
         let mut mask = vec![0xAAAA; self.rows() * crate::vector::words(norm.channels, level.lanes())];
@@ -241,7 +245,7 @@ fn an_attack_needs_neither_parameters_nor_input() {
     batch_norm_frozen(&case.norm, &case.x, &given, &case.gamma, &case.beta, residual, &mut y, &mut mask);
     let (mut dy, mut dx_alone) = (case.dy.clone(), vec![0.0; dx.len()]);
     let grads = BatchNormGrads { dy: &mut dy, dx: &mut dx_alone, dgamma: &mut [], dbeta: &mut [] };
-    batch_norm_frozen_backward(&case.norm, &[], &given, &case.gamma, &mask, grads);
+    batch_norm_frozen_backward::<f32>(&case.norm, &[], &given, &case.gamma, &mask, grads);
     assert_eq!((dx_alone, dy), (dx, d_residual));
 }
 
@@ -257,5 +261,20 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         };
         let one = on(1);
         assert!(one == on(2) && one == on(3), "{rows} rows of {channels} depend on the threads");
+    }
+}
+
+#[test]
+fn rows_of_bf16_are_those_numbers() {
+    for (rows, channels, relu, residual) in [(37, 40, true, true), (64, 16, true, false), (5, 3, false, true)] {
+        let mut case = Case::new(rows, channels, relu, residual, 11);
+        let halves: Vec<half::bf16> = case.x.iter().map(|x| half::bf16::from_f32(*x)).collect();
+        case.x = halves.iter().map(|half| half.to_f32()).collect();
+        for level in Level::available() {
+            let (statistics, found) = case.run(level, None);
+            assert_eq!(case.run_on(&halves, level, None), (statistics.clone(), found), "{level:?}");
+            let found = case.run(level, Some(&statistics));
+            assert_eq!(case.run_on(&halves, level, Some(&statistics)), found, "{level:?}");
+        }
     }
 }

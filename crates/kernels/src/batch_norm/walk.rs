@@ -4,7 +4,7 @@
 //! costs main memory one reading. Channels of a group keep their parameters and sums in registers.
 
 use crate::level::Kernel;
-use crate::vector::{Vector, words};
+use crate::vector::{Element, Vector, words};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -97,11 +97,11 @@ macro_rules! for_channels {
 /// # Safety
 /// `from` is valid for reading `min(left, N * LANES)` values, and `left > (N - 1) * LANES`.
 #[inline(always)]
-unsafe fn load<V: Vector, const N: usize>(from: *const f32, left: usize) -> [V; N] {
+unsafe fn load<V: Vector, X: Element, const N: usize>(from: *const X, left: usize) -> [V; N] {
     let mut out = [V::splat(0.0); N];
     for v in 0..N {
         // SAFETY: the caller's.
-        out[v] = unsafe { V::load_up_to(from.add(v * V::LANES), left - v * V::LANES) };
+        out[v] = unsafe { X::load_up_to(from.add(v * V::LANES), left - v * V::LANES) };
     }
     out
 }
@@ -117,14 +117,14 @@ unsafe fn store<V: Vector, const N: usize>(values: [V; N], to: *mut f32, left: u
 }
 
 /// Mean, then sum of squared deviations, of each channel of a chunk.
-pub(super) struct Moments<'a> {
+pub(super) struct Moments<'a, X> {
     pub channels: usize,
-    pub x: &'a [f32],
+    pub x: &'a [X],
     /// `[2, channels]`
     pub out: &'a mut [f32],
 }
 
-impl Kernel for Moments<'_> {
+impl<X: Element> Kernel for Moments<'_, X> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         assert_eq!(self.out.len(), 2 * self.channels);
@@ -132,7 +132,7 @@ impl Kernel for Moments<'_> {
     }
 }
 
-impl Moments<'_> {
+impl<X: Element> Moments<'_, X> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
@@ -143,7 +143,7 @@ impl Moments<'_> {
             let x = self.x.as_ptr().add(channel);
             let mut sums = [V::splat(0.0); N];
             for row in 0..rows {
-                let values = load::<V, N>(x.add(row * self.channels), left);
+                let values = load::<V, _, N>(x.add(row * self.channels), left);
                 for v in 0..N {
                     sums[v] = sums[v].add(values[v]);
                 }
@@ -155,7 +155,7 @@ impl Moments<'_> {
             // The mean is rounded: what the deviations still sum to corrects both results.
             let (mut rest, mut squares) = ([V::splat(0.0); N], [V::splat(0.0); N]);
             for row in 0..rows {
-                let values = load::<V, N>(x.add(row * self.channels), left);
+                let values = load::<V, _, N>(x.add(row * self.channels), left);
                 for v in 0..N {
                     let deviation = values[v].sub(mean[v]);
                     rest[v] = rest[v].add(deviation);
@@ -174,20 +174,20 @@ impl Moments<'_> {
 }
 
 /// `y = relu((x - mean) * scale + beta + residual)`, and which values came out above 0.
-pub(super) struct Normalise<'a> {
+pub(super) struct Normalise<'a, X> {
     pub channels: usize,
     pub relu: bool,
     pub mean: &'a [f32],
     pub scale: &'a [f32],
     pub beta: &'a [f32],
-    pub x: &'a [f32],
+    pub x: &'a [X],
     pub residual: Option<&'a [f32]>,
     pub y: &'a mut [f32],
     /// [`words`] a row, or empty where nobody will ask.
     pub mask: &'a mut [u16],
 }
 
-impl Kernel for Normalise<'_> {
+impl<X: Element> Kernel for Normalise<'_, X> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         assert_eq!(self.x.len(), self.y.len());
@@ -202,7 +202,7 @@ fn mask_fits<V: Vector>(mask: &[u16], channels: usize, values: usize) -> bool {
     mask.len() == values / channels * words(channels, V::LANES)
 }
 
-impl Normalise<'_> {
+impl<X: Element> Normalise<'_, X> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
@@ -210,16 +210,16 @@ impl Normalise<'_> {
         let mut word = channel / V::LANES;
         // SAFETY: see `for_channels`.
         unsafe {
-            let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
-            let scale = load::<V, N>(self.scale.as_ptr().add(channel), left);
-            let beta = load::<V, N>(self.beta.as_ptr().add(channel), left);
+            let mean = load::<V, _, N>(self.mean.as_ptr().add(channel), left);
+            let scale = load::<V, _, N>(self.scale.as_ptr().add(channel), left);
+            let beta = load::<V, _, N>(self.beta.as_ptr().add(channel), left);
             for start in (channel..self.x.len()).step_by(self.channels) {
-                let mut values = load::<V, N>(self.x.as_ptr().add(start), left);
+                let mut values = load::<V, _, N>(self.x.as_ptr().add(start), left);
                 for v in 0..N {
                     values[v] = values[v].sub(mean[v]).mul_add(scale[v], beta[v]);
                 }
                 if let Some(residual) = self.residual {
-                    let residual = load::<V, N>(residual.as_ptr().add(start), left);
+                    let residual = load::<V, _, N>(residual.as_ptr().add(start), left);
                     for v in 0..N {
                         values[v] = values[v].add(residual[v]);
                     }
@@ -252,10 +252,10 @@ fn masked<V: Vector, const N: usize>(mut dy: [V; N], mask: Option<&[u16]>, word:
 }
 
 /// Sums of `dy`, then of `dy * (x - mean)`, with `dy` masked by the ReLU.
-pub(super) struct Sums<'a> {
+pub(super) struct Sums<'a, X> {
     pub channels: usize,
     pub mean: &'a [f32],
-    pub x: &'a [f32],
+    pub x: &'a [X],
     /// See [`Normalise::mask`].
     pub mask: Option<&'a [u16]>,
     pub dy: &'a [f32],
@@ -263,7 +263,7 @@ pub(super) struct Sums<'a> {
     pub out: &'a mut [f32],
 }
 
-impl Kernel for Sums<'_> {
+impl<X: Element> Kernel for Sums<'_, X> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let length = self.dy.len();
@@ -274,7 +274,7 @@ impl Kernel for Sums<'_> {
     }
 }
 
-impl Sums<'_> {
+impl<X: Element> Sums<'_, X> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
@@ -282,11 +282,11 @@ impl Sums<'_> {
         let mut word = channel / V::LANES;
         // SAFETY: see `for_channels`.
         unsafe {
-            let mean = load::<V, N>(self.mean.as_ptr().add(channel), left);
+            let mean = load::<V, _, N>(self.mean.as_ptr().add(channel), left);
             let (mut plain, mut weighted) = ([V::splat(0.0); N], [V::splat(0.0); N]);
             for start in (channel..self.dy.len()).step_by(self.channels) {
-                let x = load::<V, N>(self.x.as_ptr().add(start), left);
-                let dy = masked(load::<V, N>(self.dy.as_ptr().add(start), left), self.mask, word);
+                let x = load::<V, _, N>(self.x.as_ptr().add(start), left);
+                let dy = masked(load::<V, _, N>(self.dy.as_ptr().add(start), left), self.mask, word);
                 word += words;
                 for v in 0..N {
                     plain[v] = plain[v].add(dy[v]);
@@ -300,18 +300,18 @@ impl Sums<'_> {
 }
 
 /// What reaches the input by way of the batch's statistics: `constant + slope * (x - mean)`.
-pub(super) struct Through<'a> {
+pub(super) struct Through<'a, X> {
     pub mean: &'a [f32],
     pub constant: &'a [f32],
     pub slope: &'a [f32],
-    pub x: &'a [f32],
+    pub x: &'a [X],
 }
 
 /// `dx = scale * (dy - through)`, with `dy` masked by the ReLU.
-pub(super) struct Backward<'a> {
+pub(super) struct Backward<'a, X> {
     pub channels: usize,
     pub scale: &'a [f32],
-    pub through: Option<Through<'a>>,
+    pub through: Option<Through<'a, X>>,
     /// See [`Normalise::mask`].
     pub mask: Option<&'a [u16]>,
     /// Comes out masked when `dx` has a place of its own, and is that place when not.
@@ -320,7 +320,7 @@ pub(super) struct Backward<'a> {
     pub dx: &'a mut [f32],
 }
 
-impl Kernel for Backward<'_> {
+impl<X: Element> Kernel for Backward<'_, X> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let length = self.dy.len();
@@ -331,7 +331,7 @@ impl Kernel for Backward<'_> {
     }
 }
 
-impl Backward<'_> {
+impl<X: Element> Backward<'_, X> {
     #[inline(always)]
     unsafe fn group<V: Vector, const N: usize>(&mut self, channel: usize) {
         let left = self.channels - channel;
@@ -340,7 +340,7 @@ impl Backward<'_> {
         let zero = [V::splat(0.0); N];
         // SAFETY: see `for_channels`.
         unsafe {
-            let scale = load::<V, N>(self.scale.as_ptr().add(channel), left);
+            let scale = load::<V, _, N>(self.scale.as_ptr().add(channel), left);
             let (mean, constant, slope) = match &self.through {
                 None => (zero, zero, zero),
                 Some(through) => (
@@ -351,7 +351,7 @@ impl Backward<'_> {
             };
             for start in (channel..self.dy.len()).step_by(self.channels) {
                 let at = self.dy.as_mut_ptr().add(start);
-                let mut dy = masked(load::<V, N>(at, left), self.mask, word);
+                let mut dy = masked(load::<V, _, N>(at, left), self.mask, word);
                 word += words;
                 let to = if self.dx.is_empty() {
                     at
@@ -362,7 +362,7 @@ impl Backward<'_> {
                     self.dx.as_mut_ptr().add(start)
                 };
                 if let Some(through) = &self.through {
-                    let x = load::<V, N>(through.x.as_ptr().add(start), left);
+                    let x = load::<V, _, N>(through.x.as_ptr().add(start), left);
                     for v in 0..N {
                         dy[v] = dy[v].sub(x[v].sub(mean[v]).mul_add(slope[v], constant[v]));
                     }

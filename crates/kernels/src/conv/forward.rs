@@ -46,17 +46,8 @@ pub struct Window {
 }
 
 impl Walk {
-    /// See [`super::conv2d`].
-    pub(crate) fn forward(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        Self::forward_in(false, level, conv, weights)
-    }
-
-    /// The same with products of bf16; [`super::pairs`] says of which channels.
-    pub(crate) fn forward_bf16(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
-        Self::forward_in(true, level, conv, weights)
-    }
-
-    fn forward_in(bf16: bool, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+    /// See [`super::conv2d`]. With products of `bf16`, input channels are what [`super::pairs`] can join.
+    pub(crate) fn forward(bf16: bool, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let &Conv2d { kernel, channels_in, channels_out, .. } = conv;
         let plane = Plane::of_input(conv);
         let tap = |tap| {
@@ -94,7 +85,9 @@ impl Walk {
     ///
     /// A picture's few channels would leave most lanes idle. Without a stride, `fold` neighbouring pixels share a vector:
     /// a convolution of `fold` times the channels, `fold` columns apart, with a kernel `fold - 1` wider.
-    pub(crate) fn input_grad(level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
+    ///
+    /// With products of `bf16`, output channels are what [`super::pairs`] can join.
+    pub(crate) fn input_grad(bf16: bool, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let &Conv2d { height, width, kernel, stride, padding, channels_in, channels_out, .. } = conv;
         let reach = (kernel - 1) / stride;
         let fold = if stride == 1 { fold(level.lanes() / channels_in, width) } else { 1 };
@@ -149,12 +142,12 @@ impl Walk {
         }
         let index = |depth: usize, lane: usize, tap: Tap| {
             let kx = tap.kx + (lane / channels_in).cast_signed();
-            let inside = (0..kernel.cast_signed()).contains(&kx);
+            let inside = depth < channels_out && (0..kernel.cast_signed()).contains(&kx);
             let row = ((depth * channels_in + lane % channels_in) * kernel + tap.ky) * kernel;
             inside.then(|| row + kx.cast_unsigned())
         };
         let sizes = [conv.output_len(), conv.input_len()];
-        Self::new(false, level, plane, fold * channels_in, &parts, index, weights, sizes, conv.batch)
+        Self::new(bf16, level, plane, fold * channels_in, &parts, index, weights, sizes, conv.batch)
     }
 
     /// `index` gives a weight's place in OIHW from (depth, lane, tap); `sizes` are the values read and written, of `batch`

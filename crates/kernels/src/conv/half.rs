@@ -4,7 +4,8 @@
 //! become words without crossing lanes. A plane of words is then as a plane of numbers with half the blocks, and the tiles
 //! walk both alike.
 
-use crate::vector::{Vector, bf16};
+use crate::vector::Vector;
+use ::half::bf16;
 
 /// Words of a block.
 const BLOCK: usize = 16;
@@ -32,7 +33,8 @@ pub(super) fn word_of(channel: usize) -> (usize, bool) {
 
 /// Two numbers in one word.
 pub(super) fn word([low, high]: [f32; 2]) -> f32 {
-    f32::from_bits(u32::from(bf16(high)) << 16 | u32::from(bf16(low)))
+    let [low, high] = [low, high].map(|half| u32::from(bf16::from_f32(half).to_bits()));
+    f32::from_bits(high << 16 | low)
 }
 
 /// Blocks of channels, each `pitch` values, to half as many blocks of words.
@@ -78,7 +80,7 @@ mod tests {
                 x.dot(x, V::load(sums.as_ptr())).store(sums.as_mut_ptr());
             }
             for (at, found) in sums.iter().enumerate() {
-                let [a, b] = [self.0[at], self.0[16 + at]].map(|x| f32::from_bits(u32::from(bf16(x)) << 16));
+                let [a, b] = [self.0[at], self.0[16 + at]].map(|x| bf16::from_f32(x).to_f32());
                 let exact = 1.0 + a * a + b * b;
                 let close = (found - exact).abs() <= 1e-6 * exact || (found.is_nan() && exact.is_nan());
                 assert!(close, "{found}, {exact}");
@@ -98,7 +100,7 @@ mod tests {
                 level.run_bf16(Check(&x));
             }
         }
-        assert_eq!([bf16(x[3]), bf16(x[4])], [0x3f80, 0x3f82]);
+        assert_eq!([x[3], x[4]].map(|x| bf16::from_f32(x).to_bits()), [0x3f80, 0x3f82]);
     }
 
     #[test]

@@ -54,22 +54,18 @@ fn check(conv: &Conv2d, seed: u64) {
     let x = noise(conv.input_len(), seed);
     let weights = noise(conv.weight_len(), seed + 1);
     let dy = noise(conv.output_len(), seed + 2);
-    let (mut y64, mut dx64, mut dw64) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; weights.len()]);
-    products(conv, |i, w, o| {
-        y64[o] += f64::from(x[i]) * f64::from(weights[w]);
-        dx64[i] += f64::from(dy[o]) * f64::from(weights[w]);
-        dw64[w] += f64::from(dy[o]) * f64::from(x[i]);
-    });
+    let [y64, dx64, dw64] =
+        in_f64(conv, &x, &weights, &dy).map(|all| all.into_iter().map(|[sum, _]| sum).collect::<Vec<_>>());
     for level in Level::available() {
         // NaN shows what was not written.
         let mut y = vec![f32::NAN; dy.len()];
-        conv2d_at(level, conv, &x, &weights, &mut y);
+        conv2d_at(level, conv, Products::F32, &x, &weights, &mut y);
         assert_close("output", conv, level, &y, &y64);
         let mut dx = vec![f32::NAN; x.len()];
-        conv2d_input_grad_at(level, conv, &dy, &weights, &mut dx);
+        conv2d_input_grad_at(level, conv, Products::F32, &dy, &weights, &mut dx);
         assert_close("input gradient", conv, level, &dx, &dx64);
         let mut dw = vec![f32::NAN; weights.len()];
-        conv2d_weight_grad_at(level, conv, &x, &dy, &mut dw);
+        conv2d_weight_grad_at(level, conv, Products::F32, &x, &dy, &mut dw);
         assert_close("weight gradient", conv, level, &dw, &dw64);
     }
 }
@@ -97,33 +93,91 @@ proptest! {
     }
 }
 
-/// Largest error of products of bf16, relative to the largest value: two roundings to 8 bits, in sums that mostly cancel.
+/// Largest error of products of bf16, relative to the largest value, where many are summed.
 pub(crate) const BF16_TOLERANCE: f32 = 1e-2;
 
-// `forward_bf16` against `forward`, on every level, whole and by rows.
+/// What the three passes sum to, and the sum of the magnitudes of what each sums.
+fn in_f64(conv: &Conv2d, x: &[f32], weights: &[f32], dy: &[f32]) -> [Vec<[f64; 2]>; 3] {
+    let mut all = [dy.len(), x.len(), weights.len()].map(|length| vec![[0.0; 2]; length]);
+    products(conv, |i, w, o| {
+        for (pass, at, a, b) in [(0, o, x[i], weights[w]), (1, i, dy[o], weights[w]), (2, w, dy[o], x[i])] {
+            let product = f64::from(a) * f64::from(b);
+            all[pass][at][0] += product;
+            all[pass][at][1] += product.abs();
+        }
+    });
+    all
+}
+
+/// Both factors are rounded to 8 bits, each by one part in 256 at most.
+fn assert_near(what: &str, conv: &Conv2d, level: Level, got: &[f32], expected: &[[f64; 2]]) {
+    for (got, [expected, magnitude]) in got.iter().zip(expected) {
+        let error = (f64::from(*got) - expected).abs();
+        let bound = magnitude * 1.01 / 128.0 + 1e-6;
+        assert!(error <= bound, "{what} of {conv:?} at {level:?}: {got}, expected {expected} within {bound}");
+    }
+}
+
+// The direct way in bf16 on every level, whole and by rows.
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
     #[test]
-    fn bf16_is_near_f32(
+    fn bf16_is_near_plain_loops(
         (height, width) in (1usize..=11, 1usize..=11), blocks in 2usize..=5, channels_out in 1usize..=40,
         kernel in prop::sample::select(vec![1usize, 3]), stride in 1usize..=2, batch in 1usize..=4, seed in 1u64..1 << 40,
     ) {
         let channels_in = 16 * blocks;
         let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel, stride, padding: kernel / 2 };
         let (x, weights) = (noise(conv.input_len(), seed), noise(conv.weight_len(), seed + 1));
+        let [expected, ..] = in_f64(&conv, &x, &weights, &vec![0.0; conv.output_len()]);
         for level in Level::available() {
-            let (mut exact, mut found) = (vec![f32::NAN; conv.output_len()], vec![f32::NAN; conv.output_len()]);
-            Walk::forward(level, &conv, &weights).images(&x, &mut exact, Write::Over);
-            let walk = Walk::forward_bf16(level, &conv, &weights);
+            let mut found = vec![f32::NAN; conv.output_len()];
+            let walk = Walk::forward(true, level, &conv, &weights);
             walk.images(&x, &mut found, Write::Over);
-            let scale = exact.iter().fold(1e-3f32, |most, value| most.max(value.abs()));
-            for (found, exact) in found.iter().zip(&exact) {
-                prop_assert!((found - exact).abs() < BF16_TOLERANCE * scale, "{level:?}: {found}, {exact}");
-            }
+            assert_near("output", &conv, level, &found, &expected);
             let mut by_rows = vec![f32::NAN; found.len() / batch];
             walk.rows(&x[..x.len() / batch], &mut by_rows, 0..conv.out_height());
             prop_assert_eq!(&by_rows, &found[..by_rows.len()]);
         }
+    }
+}
+
+const PRODUCTS: [Products; 2] = [Products::F32, Products::Bf16];
+
+/// All three passes in bf16 against f64, on every level.
+fn check_bf16(conv: &Conv2d, seed: u64) {
+    let (x, weights) = (noise(conv.input_len(), seed), noise(conv.weight_len(), seed + 1));
+    let dy = noise(conv.output_len(), seed + 2);
+    let [of_y, of_x, of_weights] = in_f64(conv, &x, &weights, &dy);
+    for level in Level::available() {
+        let (mut y, mut dx, mut dw) =
+            (vec![f32::NAN; dy.len()], vec![f32::NAN; x.len()], vec![f32::NAN; weights.len()]);
+        conv2d_at(level, conv, Products::Bf16, &x, &weights, &mut y);
+        assert_near("output", conv, level, &y, &of_y);
+        conv2d_input_grad_at(level, conv, Products::Bf16, &dy, &weights, &mut dx);
+        assert_near("input gradient", conv, level, &dx, &of_x);
+        conv2d_weight_grad_at(level, conv, Products::Bf16, &x, &dy, &mut dw);
+        assert_near("weight gradient", conv, level, &dw, &of_weights);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+    #[test]
+    fn all_passes_in_bf16_are_near_plain_loops(
+        conv in shapes(), blocks in prop::sample::select(vec![(2usize, 3usize), (3, 2), (1, 2), (4, 1)]),
+        joined in any::<bool>(), seed in 1u64..1 << 40,
+    ) {
+        let (channels_in, channels_out) = (16 * blocks.0, 16 * blocks.1);
+        let conv = if joined { Conv2d { channels_in, channels_out, ..conv } } else { conv };
+        check_bf16(&conv, seed);
+    }
+}
+
+#[test]
+fn layers_of_the_network_in_bf16_are_near_plain_loops() {
+    for conv in layers() {
+        check_bf16(&conv, 7);
     }
 }
 
@@ -168,19 +222,22 @@ fn layers_of_the_network_agree_with_plain_loops() {
 fn bits_do_not_depend_on_the_number_of_threads() {
     for conv in layers() {
         let (x, weights, dy) = (noise(conv.input_len(), 1), noise(conv.weight_len(), 2), noise(conv.output_len(), 3));
-        for level in Level::available() {
+        for (level, products) in Level::available().flat_map(|level| PRODUCTS.map(|products| (level, products))) {
             let on = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
                 pool.install(|| {
                     let mut all = [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; weights.len()]];
-                    conv2d_at(level, &conv, &x, &weights, &mut all[0]);
-                    conv2d_input_grad_at(level, &conv, &dy, &weights, &mut all[1]);
-                    conv2d_weight_grad_at(level, &conv, &x, &dy, &mut all[2]);
+                    conv2d_at(level, &conv, products, &x, &weights, &mut all[0]);
+                    conv2d_input_grad_at(level, &conv, products, &dy, &weights, &mut all[1]);
+                    conv2d_weight_grad_at(level, &conv, products, &x, &dy, &mut all[2]);
                     all.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 })
             };
             let one = on(1);
-            assert!(one == on(2) && one == on(3) && one == on(1), "{conv:?} at {level:?} depends on its threads");
+            assert!(
+                one == on(2) && one == on(3) && one == on(1),
+                "{conv:?} in {products:?} at {level:?} depends on its threads"
+            );
         }
     }
 }
@@ -190,9 +247,9 @@ fn an_empty_batch_has_no_gradient() {
     let conv =
         Conv2d { batch: 0, height: 4, width: 4, channels_in: 2, channels_out: 3, kernel: 3, stride: 1, padding: 1 };
     let mut dw = vec![1.0; conv.weight_len()];
-    conv2d_weight_grad(&conv, &[], &[], &mut dw);
+    conv2d_weight_grad(&conv, Products::F32, &[], &[], &mut dw);
     assert!(dw.iter().all(|v| *v == 0.0));
-    conv2d(&conv, &[], &dw, &mut []);
+    conv2d(&conv, Products::F32, &[], &dw, &mut []);
 }
 
 #[test]
@@ -200,5 +257,5 @@ fn an_empty_batch_has_no_gradient() {
 fn a_short_input_is_refused() {
     let conv =
         Conv2d { batch: 1, height: 4, width: 4, channels_in: 2, channels_out: 3, kernel: 3, stride: 1, padding: 1 };
-    conv2d(&conv, &[0.0; 31], &[0.0; 54], &mut [0.0; 48]);
+    conv2d(&conv, Products::F32, &[0.0; 31], &[0.0; 54], &mut [0.0; 48]);
 }

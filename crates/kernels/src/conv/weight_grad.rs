@@ -3,6 +3,9 @@
 //! A register tile holds some input channels times one or two vectors of output channels, and sums a band of pixels
 //! that fits the first-level cache. The work is cut by the shape alone, so that threads decide nothing: first by groups of
 //! output channels, whose sums are apart, and where those are few the batch into chunks, which are added in order.
+//!
+//! With products of bf16 a word holds two neighbouring pixels of a row: of `dy` each pair once, of `x` every pixel with the
+//! one after it, because taps begin at either.
 
 use super::Conv2d;
 use super::plane::{Plane, SLACK};
@@ -23,9 +26,13 @@ const TASKS: usize = 16;
 /// Output pixels of a chunk, at least: fewer do not pay for adding a tile to its sum.
 const CHUNK_PIXELS: usize = 128;
 
-pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(super) fn weight_grad(bf16: bool, level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let &Conv2d { batch, kernel, channels_in, channels_out, .. } = conv;
-    let plane = Plane::of_input(conv);
+    let mut plane = Plane::of_input(conv);
+    if bf16 {
+        // The last pixel of an odd row has a neighbour, too.
+        plane.columns += conv.out_width() % 2;
+    }
     let matrix =
         Matrix { depth: channels_in, block: plane.block(), lanes: channels_out, vector: level.lanes(), bf16: false };
     let taps: Vec<_> = (0..kernel * kernel).map(|tap| plane.tap(tap / kernel, tap % kernel)).collect();
@@ -38,20 +45,25 @@ pub(super) fn weight_grad(level: Level, conv: &Conv2d, x: &[f32], dy: &[f32], dw
     let group = (GROUP_VALUES / plane.len()).clamp(1, chunk);
     let pixels: Vec<usize> = (0..group)
         .flat_map(|image| (0..conv.out_height()).map(move |oy| (image, oy)))
-        .flat_map(|(image, oy)| (0..conv.out_width()).map(move |ox| image * plane.len() + plane.offset((0, 0), oy, ox)))
+        .flat_map(|(image, oy)| {
+            let columns = (0..conv.out_width()).step_by(if bf16 { 2 } else { 1 });
+            columns.map(move |ox| image * plane.len() + plane.offset((0, 0), oy, ox))
+        })
         .collect();
 
     let mut partial = Scratch::of(batch.div_ceil(chunk) * size);
     let image_x = conv.input_len() / batch;
     let image_dy = conv.output_len() / batch;
-    let images = Images { plane: &plane, layout, taps: &taps, pixels: &pixels, group, image_x, image_dy };
+    let row = bf16.then_some(conv.out_width());
+    let images = Images { plane: &plane, layout, taps: &taps, pixels: &pixels, group, image_x, image_dy, row };
     partial
         .as_mut_slice()
         .par_chunks_mut(size)
         .zip(x.par_chunks(chunk * image_x).zip(dy.par_chunks(chunk * image_dy)))
         .for_each(|(sum, (x, dy))| {
             sum.par_chunks_mut(layout.start(pair, 0, 0)).enumerate().for_each(|(number, sum)| {
-                level.run(Chunk { images, x, dy, lane: number * pair, sum });
+                let chunk = Chunk { images, x, dy, lane: number * pair, sum };
+                if bf16 { level.run_bf16(chunk) } else { level.run(chunk) }
             });
         });
     let partial = partial.as_mut_slice();
@@ -109,11 +121,13 @@ struct Images<'a> {
     plane: &'a Plane,
     layout: Layout,
     taps: &'a [usize],
-    /// Where each output pixel of a group of images sits in the packed planes.
+    /// Where each output pixel of a group of images sits in the packed planes; of words, each first of two.
     pixels: &'a [usize],
     group: usize,
     image_x: usize,
     image_dy: usize,
+    /// Output pixels of a row, where products are of words.
+    row: Option<usize>,
 }
 
 /// The sum over the images of one chunk, of the group of output channels that begins at `lane`.
@@ -128,7 +142,18 @@ struct Chunk<'a> {
 impl Kernel for Chunk<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { images: Images { plane, layout, taps, pixels, group, image_x, image_dy }, x, dy, lane, sum } = self;
+        match self.images.row {
+            Some(row) => self.sum::<V, true>(row),
+            None => self.sum::<V, false>(0),
+        }
+    }
+}
+
+impl Chunk<'_> {
+    #[inline(always)]
+    fn sum<V: Vector, const BF16: bool>(self, row: usize) {
+        let Self { images: Images { plane, layout, taps, pixels, group, image_x, image_dy, .. }, x, dy, lane, sum } =
+            self;
         let Matrix { lanes, block, .. } = layout.matrix;
         let width = layout.matrix.group(lane) * V::LANES;
         assert_eq!(layout.matrix.vector, V::LANES);
@@ -136,7 +161,8 @@ impl Kernel for Chunk<'_> {
         sum.fill(0.0);
         let whole = lane + width <= lanes;
         let mut planes = Scratch::of(group * plane.len() + SLACK);
-        let mut padded = Scratch::of(if whole { 0 } else { group * image_dy / lanes * width });
+        let copied = BF16 || !whole;
+        let mut padded = Scratch::of(if copied { group * image_dy / lanes * width } else { 0 });
         // The furthest that a tile reads: the last pixel of a group at its last tap and block, a whole block long.
         let furthest = pixels.iter().max().copied().unwrap_or(0)
             + taps.iter().max().copied().unwrap_or(0)
@@ -144,20 +170,28 @@ impl Kernel for Chunk<'_> {
             + block;
         assert!(furthest <= group * plane.len(), "a tile would read {furthest} of {} values", group * plane.len());
         for (x, dy) in x.chunks(group * image_x).zip(dy.chunks(group * image_dy)) {
+            let images = x.len() / image_x;
             for (image, plane_of) in x.chunks_exact(image_x).zip(planes.as_mut_slice().chunks_exact_mut(plane.len())) {
                 plane.pack::<V>(image, plane_of);
+                if BF16 {
+                    join_neighbours::<V>(plane_of, block);
+                }
             }
             // Output channels that are not whole vectors are padded once here rather than masked at every load.
-            let (dy, pitch, first) = if whole {
+            let pixels = &pixels[..pixels.len() / group * images];
+            let (dy, pitch, first) = if BF16 {
+                let padded = &mut padded.as_mut_slice()[..pixels.len() * width];
+                join_pairs::<V>(dy, row, lanes, lane, padded, width);
+                (&*padded, width, 0)
+            } else if whole {
                 (dy, lanes, lane)
             } else {
                 for (to, from) in padded.as_mut_slice().chunks_exact_mut(width).zip(dy.chunks_exact(lanes)) {
                     to[..lanes - lane].copy_from_slice(&from[lane..]);
                     to[lanes - lane..].fill(0.0);
                 }
-                (&padded.as_slice()[..dy.len() / lanes * width], width, 0)
+                (&padded.as_slice()[..pixels.len() * width], width, 0)
             };
-            let pixels = &pixels[..dy.len() / pitch];
             let band = BAND_BYTES / 4 / (block + width);
             for (pixels, dy) in pixels.chunks(band).zip(dy.chunks(band * pitch)) {
                 let walk = Walk { plane, layout, taps, pixels, planes: planes.as_slice(), dy, pitch, first };
@@ -165,11 +199,54 @@ impl Kernel for Chunk<'_> {
                 // the group's sums.
                 unsafe {
                     match (block, layout.matrix.group(lane)) {
-                        (4, 2) if plane.taps_are_neighbours() => walk.fused::<V, 2>(sum),
-                        (4, _) if plane.taps_are_neighbours() => walk.fused::<V, 1>(sum),
-                        (_, 2) => walk.blocks::<V, 2>(sum),
-                        _ => walk.blocks::<V, 1>(sum),
+                        (4, 2) if plane.taps_are_neighbours() => walk.fused::<V, BF16, 2>(sum),
+                        (4, _) if plane.taps_are_neighbours() => walk.fused::<V, BF16, 1>(sum),
+                        (_, 2) => walk.blocks::<V, BF16, 2>(sum),
+                        _ => walk.blocks::<V, BF16, 1>(sum),
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Turns a packed plane into words: each pixel with the one after it.
+#[inline(always)]
+fn join_neighbours<V: Vector>(plane: &mut [f32], block: usize) {
+    assert!(plane.len().is_multiple_of(block));
+    // The last pixel has none after it; no pair begins there.
+    let end = plane.len() - block;
+    let mut at = 0;
+    while at < end {
+        let count = end - at;
+        // SAFETY: `count` values lie at `at`, and as many a block further. What is read is written later or not at all.
+        unsafe {
+            let from = plane.as_mut_ptr().add(at);
+            let [first, second] = [from, from.add(block)].map(|from| V::load_up_to(from, count));
+            second.above(first.low_half()).store_up_to(from, count);
+        }
+        at += V::LANES;
+    }
+}
+
+/// Two neighbouring pixels of a row to a word, of `width` channels from `lane` on; zeros where there are none.
+#[inline(always)]
+fn join_pairs<V: Vector>(dy: &[f32], row: usize, lanes: usize, lane: usize, to: &mut [f32], width: usize) {
+    assert!(dy.len().is_multiple_of(row * lanes) && lane < lanes && width.is_multiple_of(V::LANES));
+    let pairs = row.div_ceil(2);
+    assert_eq!(to.len(), dy.len() / (row * lanes) * pairs * width);
+    for (from, to) in dy.chunks_exact(row * lanes).zip(to.chunks_exact_mut(pairs * width)) {
+        for (from, to) in from.chunks(2 * lanes).zip(to.chunks_exact_mut(width)) {
+            for v in (0..width).step_by(V::LANES) {
+                let channel = lane + v;
+                let count = lanes.saturating_sub(channel);
+                // SAFETY: a pixel has `count` channels from `channel` on, and `to` a vector at `v`.
+                unsafe {
+                    let mut words = V::load_up_to(from.as_ptr().add(channel), count).low_half();
+                    if from.len() > lanes {
+                        words = V::load_up_to(from.as_ptr().add(lanes + channel), count).above(words);
+                    }
+                    words.store(to.as_mut_ptr().add(v));
                 }
             }
         }
@@ -198,7 +275,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     #[inline(always)]
-    unsafe fn blocks<V: Vector, const VECTORS: usize>(&self, sum: &mut [f32]) {
+    unsafe fn blocks<V: Vector, const BF16: bool, const VECTORS: usize>(&self, sum: &mut [f32]) {
         let Matrix { depth, block, .. } = self.layout.matrix;
         let tile = block * VECTORS * V::LANES;
         for index in 0..self.layout.blocks {
@@ -207,14 +284,19 @@ impl Walk<'_> {
                 let offset = offset + index * self.plane.block_pitch();
                 let sum = &mut sum[(index * self.taps.len() + tap) * tile..][..tile];
                 // SAFETY: the caller's; rows of a tile stay inside the block.
-                unsafe { self.tiles::<V, VECTORS>(offset, valid, sum) }
+                unsafe { self.tiles::<V, BF16, VECTORS>(offset, valid, sum) }
             }
         }
     }
 
     /// Covers `valid` input channels by tiles of 16, 8 or 4.
     #[inline(always)]
-    unsafe fn tiles<V: Vector, const VECTORS: usize>(&self, offset: usize, valid: usize, sum: &mut [f32]) {
+    unsafe fn tiles<V: Vector, const BF16: bool, const VECTORS: usize>(
+        &self,
+        offset: usize,
+        valid: usize,
+        sum: &mut [f32],
+    ) {
         let tallest = V::REGISTERS / 2 / VECTORS;
         let mut row = 0;
         while row < valid {
@@ -223,9 +305,9 @@ impl Walk<'_> {
             // SAFETY: the caller's.
             unsafe {
                 match height {
-                    4 => self.tile::<V, 4, VECTORS>(offset + row, sum),
-                    8 if tallest >= 8 => self.tile::<V, 8, VECTORS>(offset + row, sum),
-                    16 if tallest >= 16 => self.tile::<V, 16, VECTORS>(offset + row, sum),
+                    4 => self.tile::<V, BF16, 4, VECTORS>(offset + row, sum),
+                    8 if tallest >= 8 => self.tile::<V, BF16, 8, VECTORS>(offset + row, sum),
+                    16 if tallest >= 16 => self.tile::<V, BF16, 16, VECTORS>(offset + row, sum),
                     _ => unreachable!("a tile is at most {tallest} high"),
                 }
             }
@@ -235,7 +317,7 @@ impl Walk<'_> {
 
     /// `blocks` for an unstrided convolution of at most 4 channels: neighbouring taps share a tile.
     #[inline(always)]
-    unsafe fn fused<V: Vector, const VECTORS: usize>(&self, sum: &mut [f32]) {
+    unsafe fn fused<V: Vector, const BF16: bool, const VECTORS: usize>(&self, sum: &mut [f32]) {
         let kernel = self.taps.len().isqrt();
         let width = VECTORS * V::LANES;
         // Twice twelve accumulators are too many for sixteen registers.
@@ -247,10 +329,10 @@ impl Walk<'_> {
                 // SAFETY: the caller's; taps in a row are neighbours in planes and in sums.
                 unsafe {
                     if kx + 3 <= kernel && three_fit {
-                        self.tile::<V, 12, VECTORS>(self.taps[tap], sum);
+                        self.tile::<V, BF16, 12, VECTORS>(self.taps[tap], sum);
                     } else {
                         for t in tap..(tap + 3).min((ky + 1) * kernel) {
-                            self.tile::<V, 4, VECTORS>(self.taps[t], &mut sum[(t - tap) * 4 * width..]);
+                            self.tile::<V, BF16, 4, VECTORS>(self.taps[t], &mut sum[(t - tap) * 4 * width..]);
                         }
                     }
                 }
@@ -260,7 +342,11 @@ impl Walk<'_> {
 
     /// Adds the band's sum over pixels of `x[pixel + offset + row] * dy[pixel][first + lane]` to `sum[row][lane]`.
     #[inline(always)]
-    unsafe fn tile<V: Vector, const HEIGHT: usize, const VECTORS: usize>(&self, offset: usize, sum: &mut [f32]) {
+    unsafe fn tile<V: Vector, const BF16: bool, const HEIGHT: usize, const VECTORS: usize>(
+        &self,
+        offset: usize,
+        sum: &mut [f32],
+    ) {
         let width = VECTORS * V::LANES;
         assert!(sum.len() >= HEIGHT * width);
         assert!(self.dy.len() >= self.pixels.len() * self.pitch && self.first + width <= self.pitch);
@@ -279,7 +365,11 @@ impl Walk<'_> {
                 for row in 0..HEIGHT {
                     let value = V::splat(*x.add(row));
                     for v in 0..VECTORS {
-                        sums[row][v] = value.mul_add(factors[v], sums[row][v]);
+                        sums[row][v] = if BF16 {
+                            value.dot(factors[v], sums[row][v])
+                        } else {
+                            value.mul_add(factors[v], sums[row][v])
+                        };
                     }
                 }
             }

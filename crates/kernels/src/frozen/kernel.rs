@@ -20,10 +20,9 @@ impl Kernel {
     pub(super) fn forward(level: Level, precision: Precision, conv: &Conv2d, weights: &[f32]) -> Self {
         let bf16 = precision == Precision::Bf16 && pairs(conv.channels_in);
         match (tile(conv), bf16) {
-            (Some(Tile::Two), true) => Self::Winograd(Winograd::forward_bf16(Tile::Two, level, conv, weights)),
-            (Some(tile), _) => Self::Winograd(Winograd::forward(tile, level, conv, weights)),
-            (None, true) => Self::Direct(Walk::forward_bf16(level, conv, weights)),
-            (None, false) => Self::Direct(Walk::forward(level, conv, weights)),
+            (Some(Tile::Two), true) => Self::Winograd(Winograd::forward(true, Tile::Two, level, conv, weights)),
+            (Some(tile), _) => Self::Winograd(Winograd::forward(false, tile, level, conv, weights)),
+            (None, bf16) => Self::Direct(Walk::forward(bf16, level, conv, weights)),
         }
     }
 
@@ -35,9 +34,9 @@ impl Kernel {
     /// Of the gradient, in f32, from the weights; none where [`Kernel::turned`] can make it later, from much less memory.
     pub(super) fn input_grad(level: Level, precision: Precision, conv: &Conv2d, weights: &[f32]) -> Option<Self> {
         match tile(conv) {
-            None => Some(Self::Direct(Walk::input_grad(level, conv, weights))),
+            None => Some(Self::Direct(Walk::input_grad(false, level, conv, weights))),
             Some(Tile::Two) if precision == Precision::Bf16 && pairs(conv.channels_in) => {
-                Some(Self::Winograd(Winograd::input_grad(Tile::Two, level, conv, weights)))
+                Some(Self::Winograd(Winograd::input_grad(false, Tile::Two, level, conv, weights)))
             }
             Some(_) => None,
         }

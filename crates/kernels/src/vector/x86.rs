@@ -1,6 +1,7 @@
 //! AVX-512 and AVX2 with FMA.
 
 use super::Vector;
+use half::bf16;
 use std::arch::x86_64::*;
 
 /// Sixteen lanes, 32 registers, masked tails; with `BF16` the machine's own products of bf16.
@@ -87,6 +88,22 @@ impl<const BF16: bool> Vector for Avx512<BF16> {
     fn above(self, low: Self) -> Self {
         // SAFETY: AVX-512F was detected.
         unsafe { Self(_mm512_castsi512_ps(_mm512_or_si512(rounded_512(self.0), _mm512_castps_si512(low.0)))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: AVX-512F was detected; 16 values of two bytes are readable.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: AVX-512F was detected; 16 values of two bytes are writable.
+        unsafe {
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded_512(self.0)));
+            _mm256_storeu_si256(to.cast(), halves);
+        }
     }
     #[inline(always)]
     fn dot(self, factors: Self, sum: Self) -> Self {
@@ -214,6 +231,24 @@ impl Vector for Avx2 {
     fn above(self, low: Self) -> Self {
         // SAFETY: AVX2 was detected.
         unsafe { Self(_mm256_castsi256_ps(_mm256_or_si256(rounded_256(self.0), _mm256_castps_si256(low.0)))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: AVX2 was detected; 8 values of two bytes are readable.
+        unsafe {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: AVX2 was detected; 8 values of two bytes are writable.
+        unsafe {
+            let halves = _mm256_srli_epi32::<16>(rounded_256(self.0));
+            // Two quarters of each half, then the halves together.
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
     }
     #[inline(always)]
     fn dot(self, factors: Self, sum: Self) -> Self {

@@ -75,8 +75,8 @@ mod tests {
                 Conv2d { batch: 1, height: 9, width: 11, channels_in, channels_out, kernel: 3, stride: 1, padding: 1 };
             let weights = noise(conv.weight_len(), 3);
             for (level, tile) in Level::available().flat_map(|level| [(level, Tile::Two), (level, Tile::Four)]) {
-                let exact = Winograd::input_grad(tile, level, &conv, &weights);
-                let found = Winograd::forward(tile, level, &conv, &weights).turned();
+                let exact = Winograd::input_grad(false, tile, level, &conv, &weights);
+                let found = Winograd::forward(false, tile, level, &conv, &weights).turned();
                 let most = exact.weights.as_slice().iter().fold(0f32, |most, value| most.max(value.abs()));
                 for (found, exact) in found.weights.as_slice().iter().zip(exact.weights.as_slice()) {
                     assert!((found - exact).abs() <= 2e-6 * most, "{level:?} {tile:?}: {found}, {exact}");
