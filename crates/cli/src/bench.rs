@@ -3,6 +3,8 @@
 use crate::commands::{DeviceArguments, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use gabion_experiment::bench::{Settings, Step, measure};
+use gabion_runtime::Choice;
+use gabion_spec::Arithmetic;
 use serde_json::json;
 use std::path::Path;
 
@@ -78,6 +80,9 @@ struct StepArguments {
     /// Views of each.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     views: u32,
+    /// What convolutions of training compute in; bf16 is the CPU's.
+    #[arg(long, value_enum, default_value_t)]
+    arithmetic: Computing,
     /// Steps that do not count.
     #[arg(long, default_value_t = 3)]
     warmup: u32,
@@ -88,11 +93,39 @@ struct StepArguments {
     device: DeviceArguments,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Computing {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Computing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn arithmetic(self) -> Arithmetic {
+        match self {
+            Self::F32 => Arithmetic::F32,
+            Self::Bf16 => Arithmetic::Bf16,
+        }
+    }
+}
+
 fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
     let (device, offered) = arguments.device.choose(output)?;
     let &StepArguments { width, hidden, output: embedding, batch, views, warmup, steps, .. } = arguments;
+    let arithmetic = arguments.arithmetic.arithmetic();
+    if !arithmetic.is_f32() && offered.choice != Choice::Cpu {
+        return Err(usage(format!("--arithmetic bf16 is the CPU's, not that of {}", offered.name)));
+    }
     let [batch, views, warmup, steps] = [batch, views, warmup, steps].map(|count| count as usize);
-    let measured = measure(Settings { step, width, hidden, output: embedding, batch, views, warmup, steps }, &device);
+    let measured =
+        measure(Settings { step, width, hidden, output: embedding, batch, views, arithmetic, warmup, steps }, &device);
     let value = json!({
         "machine": machine(),
         "versions": versions(),

@@ -19,7 +19,7 @@ use gabion_learn::attack::Ball;
 use gabion_learn::optim::Lars;
 use gabion_learn::train::{self, FreeAt, Minibatch, State};
 use gabion_learn::{Mode, Model};
-use gabion_spec::{Depth, Encoder, Loss, Optimizer, Projector, Stem};
+use gabion_spec::{Arithmetic, Depth, Encoder, Loss, Optimizer, Projector, Stem};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -45,6 +45,7 @@ pub struct Settings {
     pub output: u32,
     pub batch: usize,
     pub views: usize,
+    pub arithmetic: Arithmetic,
     pub warmup: usize,
     pub steps: usize,
 }
@@ -71,9 +72,10 @@ pub struct Measured {
 /// Times steps on random crops of 32x32.
 #[allow(clippy::cast_precision_loss)]
 pub fn measure(settings: Settings, device: &Device) -> Measured {
-    let Settings { step, width, hidden, output, batch, views, warmup, steps } = settings;
+    let Settings { step, width, hidden, output, batch, views, arithmetic, warmup, steps } = settings;
     let encoder = Encoder { depth: Depth::Resnet18, width, stem: Stem::Cifar };
-    let model = Model::init(&encoder, &Projector { hidden, output }, 0, &device.clone().autodiff());
+    let model =
+        Model::init(&encoder, &Projector { hidden, output }, 0, &device.clone().autodiff()).compute_in(arithmetic);
     let parameters = burn::module::Module::num_params(&model);
     let crops = batch * views;
     let values: Vec<f32> = (0..crops * 3072).map(|i| ((i * 7919 + i / 3072 * 31) % 256) as f32 / 255.0).collect();

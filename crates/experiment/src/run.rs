@@ -143,6 +143,8 @@ pub enum RunError {
         "catastrophic overfitting at minibatch {minibatch}: PGD accuracy of the guard fell from {best:.1} % to {now:.1} %; lower threat.step or optimizer.rate and start again"
     )]
     Overfitting { minibatch: u64, best: f64, now: f64 },
+    #[error("arithmetic = \"bf16\" is the CPU's, not that of {device}; give --device cpu, or set arithmetic=f32")]
+    Arithmetic { device: String },
     #[error("a worker that makes views failed: {0}")]
     Worker(#[from] crate::data::prefetch::Panicked),
     #[error(transparent)]
@@ -177,6 +179,9 @@ pub fn pretrain(
     options: &Options<'_>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, RunError> {
+    if !recipe.arithmetic.is_f32() && options.offered.choice != Choice::Cpu {
+        return Err(RunError::Arithmetic { device: options.device_name() });
+    }
     let (images, held_out) = training_images(recipe, &data.split.train)?;
     let (facts, mut log) = folder::prepare(recipe, data, &images, options)?;
     log.line(&format!(

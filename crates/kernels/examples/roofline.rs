@@ -1,4 +1,5 @@
-//! Every distinct convolution of a ResNet-18 for 32x32 images, against this machine's multiply-add peak.
+//! Every distinct convolution of a ResNet-18 for 32x32 images and the linear layers of a projector, in f32 and in bf16,
+//! against this machine's multiply-add peak in f32.
 //!
 //! `cargo run --release -p gabion-kernels --example roofline [width = 16] [batch = 256] [results/roofline.json]`
 //!
@@ -127,41 +128,51 @@ fn layers(width: usize, batch: usize, threads: usize, peak: Option<f64>, rows: &
 }
 
 fn convolve(width: usize, batch: usize, threads: usize, products: Products, peak: Option<f64>, rows: &mut Vec<String>) {
-    let products_name = match products {
+    let name = match products {
         Products::F32 => "f32",
         Products::Bf16 => "bf16",
     };
-    println!(
-        "\n{threads} thread(s), {products_name:<4}      forward              input gradient       weight gradient"
-    );
+    println!("\n{threads} thread(s), {name:<4}    forward              input gradient       weight gradient");
     println!("layer                  ms  GFLOP/s  peak    ms  GFLOP/s  peak    ms  GFLOP/s  peak");
-    for conv in convolutions(width, batch) {
-        let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
-        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let times = [
-            ("forward", best(|| conv2d(&conv, products, &x, &w, &mut y))),
-            ("input gradient", best(|| conv2d_input_grad(&conv, products, &dy, &w, &mut dx))),
-            ("weight gradient", best(|| conv2d_weight_grad(&conv, products, &x, &dy, &mut dw))),
-        ];
-        let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
-        let layer = format!("{height}px {channels_in}>{channels_out} {kernel}x{kernel}/{stride}");
+    let mut row = |layer: String, flops: usize, bytes: usize, times: [f64; 3]| {
         print!("{layer:<18}");
-        let bytes = 4 * (x.len() + w.len() + dy.len());
-        for (pass, seconds) in times {
-            let speed = conv.flops() as f64 / seconds / 1e9;
+        for (pass, seconds) in ["forward", "input gradient", "weight gradient"].into_iter().zip(times) {
+            let speed = flops as f64 / seconds / 1e9;
             let share = peak.map_or(f64::NAN, |peak| speed / peak / threads as f64);
             print!(" {:>6.2} {speed:>7.0} {:>4.0}%", seconds * 1e3, 100.0 * share);
             let share = peak.map_or("null".into(), |_| format!("{share:.3}"));
             rows.push(format!(
-                "{{\"width\": {width}, \"batch\": {batch}, \"threads\": {threads}, \"products\": \"{products_name}\", \"layer\": \"{layer}\", \
-                 \"pass\": \"{pass}\", \"ms\": {:.3}, \"flops\": {}, \"bytes\": {bytes}, \"gflops\": {speed:.1}, \
-                 \"gigabytes\": {:.1}, \"of_peak\": {share}}}",
+                "{{\"width\": {width}, \"batch\": {batch}, \"threads\": {threads}, \"products\": \"{name}\", \
+                 \"layer\": \"{layer}\", \"pass\": \"{pass}\", \"ms\": {:.3}, \"flops\": {flops}, \"bytes\": {bytes}, \
+                 \"gflops\": {speed:.1}, \"gigabytes\": {:.1}, \"of_peak\": {share}}}",
                 seconds * 1e3,
-                conv.flops(),
                 bytes as f64 / seconds / 1e9,
             ));
         }
         println!();
+    };
+    for conv in convolutions(width, batch) {
+        let (x, w, dy) = (noise(conv.input_len()), noise(conv.weight_len()), noise(conv.output_len()));
+        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+        let times = [
+            best(|| conv2d(&conv, products, &x, &w, &mut y)),
+            best(|| conv2d_input_grad(&conv, products, &dy, &w, &mut dx)),
+            best(|| conv2d_weight_grad(&conv, products, &x, &dy, &mut dw)),
+        ];
+        let Conv2d { height, channels_in, channels_out, kernel, stride, .. } = conv;
+        let layer = format!("{height}px {channels_in}>{channels_out} {kernel}x{kernel}/{stride}");
+        row(layer, conv.flops(), 4 * (x.len() + w.len() + dy.len()), times);
+    }
+    for (inputs, outputs) in [(8 * width, 4096), (4096, 4096), (4096, 1024)] {
+        let shape = Linear { rows: batch, inputs, outputs };
+        let (x, w, dy) = (noise(batch * inputs), noise(outputs * inputs), noise(batch * outputs));
+        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+        let times = [
+            best(|| linear(&shape, products, &x, &w, &mut y)),
+            best(|| linear_input_grad(&shape, products, &dy, &w, &mut dx)),
+            best(|| linear_weight_grad(&shape, products, &x, &dy, &mut dw)),
+        ];
+        row(format!("linear {inputs}>{outputs}"), shape.flops(), 4 * (x.len() + w.len() + dy.len()), times);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The same operations into new memory, which is written once: filling it with zeros first is work for one thread.
 
-use crate::{BatchNorm, BatchNormGrads, Conv2d, Element, Products, Statistics};
+use crate::{BatchNorm, BatchNormGrads, Conv2d, Element, Linear, Products, Statistics};
 use half::bf16;
 
 /// `length` values that `write` makes.
@@ -33,6 +33,35 @@ pub fn conv2d(conv: &Conv2d, products: Products, x: &[f32], weights: &[f32]) -> 
 pub fn conv2d_input_grad(conv: &Conv2d, products: Products, dy: &[f32], weights: &[f32]) -> Vec<f32> {
     // SAFETY: the output is overwritten.
     unsafe { overwritten(conv.input_len(), |dx| crate::conv2d_input_grad(conv, products, dy, weights, dx)).0 }
+}
+
+/// [`crate::linear`]; returns `y`.
+///
+/// # Panics
+/// As it does.
+pub fn linear(linear: &Linear, products: Products, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(linear.rows * linear.outputs, |y| crate::linear(linear, products, x, weight, y)).0 }
+}
+
+/// [`crate::linear_input_grad`]; returns `dx`.
+///
+/// # Panics
+/// As it does.
+pub fn linear_input_grad(linear: &Linear, products: Products, dy: &[f32], weight: &[f32]) -> Vec<f32> {
+    let length = linear.rows * linear.inputs;
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(length, |dx| crate::linear_input_grad(linear, products, dy, weight, dx)).0 }
+}
+
+/// [`crate::linear_weight_grad`]; returns `dweight`.
+///
+/// # Panics
+/// As it does.
+pub fn linear_weight_grad(linear: &Linear, products: Products, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let length = linear.outputs * linear.inputs;
+    // SAFETY: the output is overwritten.
+    unsafe { overwritten(length, |dw| crate::linear_weight_grad(linear, products, x, dy, dw)).0 }
 }
 
 /// [`crate::nchw_to_nhwc`]; returns `to`.

@@ -1,4 +1,4 @@
-//! CPU kernels for training small residual networks: convolution, batch normalisation, pooling, layout and the optimizer's
+//! CPU kernels for training small residual networks: convolution, linear layers, batch normalisation, pooling, layout and the optimizer's
 //! step, in f32 and, where asked, with products and kept activations of bf16.
 //!
 //! Activations are contiguous and channels-last, `[batch, height, width, channels]` (NHWC), so that a batch norm is a
@@ -27,6 +27,7 @@ mod conv;
 mod frozen;
 mod layout;
 mod level;
+mod linear;
 mod optim;
 mod pool;
 mod scratch;
@@ -40,6 +41,7 @@ pub use conv::{Conv2d, Products, Window, conv2d, conv2d_input_grad, conv2d_weigh
 pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw, to_bf16};
 pub use level::{Level, LevelError, VARIABLE};
+pub use linear::{Linear, linear, linear_input_grad, linear_weight_grad};
 pub use optim::{Lars, lars};
 pub use pool::{global_average_pool, global_average_pool_backward};
 pub use vector::Element;

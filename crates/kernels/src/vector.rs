@@ -118,6 +118,10 @@ pub(crate) trait Vector: Copy {
         unsafe { Self::load_bf16(lanes.as_ptr()) }
     }
 
+    /// Asks for a line of memory that will be read soon, where the machine can be asked. Any address will do.
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
+
     /// Lane by lane by way of memory.
     #[inline(always)]
     fn lanewise(self, other: Self, f: impl Fn(f32, f32) -> u32) -> Self {

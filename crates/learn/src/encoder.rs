@@ -62,6 +62,14 @@ impl Block {
         }
     }
 
+    fn compute_in(&mut self, arithmetic: spec::Arithmetic) {
+        let Self { conv1, conv2, conv3, downsample, .. } = self;
+        let shortcut = downsample.as_mut().map(|downsample| &mut downsample.conv);
+        for conv in [conv1, conv2].into_iter().chain(conv3).chain(shortcut) {
+            conv.compute_in(arithmetic);
+        }
+    }
+
     fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
         let [x, shortcut] = ops::fork(x);
         let shortcut = match &self.downsample {
@@ -212,6 +220,21 @@ impl Model {
         }
     }
 
+    /// The same weights, whose convolutions and linear layers compute in an arithmetic from now on.
+    #[must_use]
+    pub fn compute_in(mut self, arithmetic: spec::Arithmetic) -> Self {
+        let ResNet { conv1, layer1, layer2, layer3, layer4, .. } = &mut self.encoder;
+        conv1.compute_in(arithmetic);
+        for block in [layer1, layer2, layer3, layer4].into_iter().flatten() {
+            block.compute_in(arithmetic);
+        }
+        let Projector { pre_feature, projection } = &mut self.projector;
+        for linear in [&mut pre_feature.linear, &mut projection.linear1, &mut projection.linear2] {
+            linear.compute_in(arithmetic);
+        }
+        self
+    }
+
     /// The feature that classifiers and evaluations use.
     ///
     /// # Shapes
@@ -289,6 +312,6 @@ impl Head {
 
     pub(crate) fn from_parts(weight: Tensor<2>, bias: Tensor<1>) -> Self {
         use burn::module::Param;
-        Self { linear: Linear { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) } }
+        Self { linear: Linear::of(Param::from_tensor(weight), Param::from_tensor(bias)) }
     }
 }

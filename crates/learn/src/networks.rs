@@ -17,6 +17,7 @@ use crate::ops;
 use burn::Tensor;
 use burn::tensor::TensorData;
 use burn::tensor::activation::relu;
+use gabion_spec::Arithmetic;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -178,7 +179,7 @@ struct Conv {
 
 impl Conv {
     fn forward(&self, x: Tensor<4>, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
-        let y = ops::conv2d(x, self.weight.clone(), self.stride, self.padding);
+        let y = ops::conv2d(x, self.weight.clone(), self.stride, self.padding, Arithmetic::F32);
         match &self.affine {
             Some(affine) => affine.forward(y, residual, relu),
             None => y,

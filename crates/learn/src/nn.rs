@@ -5,6 +5,7 @@ use crate::ops;
 use burn::Tensor;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, TensorData};
+use gabion_spec::Arithmetic;
 use std::sync::Mutex;
 
 /// What a forward pass does with batch normalisation and with the weights' gradients.
@@ -47,6 +48,8 @@ pub struct Conv2d {
     stride: usize,
     #[module(skip)]
     padding: usize,
+    #[module(skip)]
+    arithmetic: Arithmetic,
 }
 
 impl Conv2d {
@@ -62,14 +65,19 @@ impl Conv2d {
         let std = (2.0 / (channels_out * kernel * kernel) as f64).sqrt();
         let shape = [channels_out, channels_in, kernel, kernel];
         let weight = parameter(init::normal(seed, name, shape.iter().product(), std), shape, device);
-        Self { weight, stride, padding: kernel / 2 }
+        Self { weight, stride, padding: kernel / 2, arithmetic: Arithmetic::F32 }
+    }
+
+    /// The same layer in an arithmetic.
+    pub(crate) fn compute_in(&mut self, arithmetic: Arithmetic) {
+        self.arithmetic = arithmetic;
     }
 
     /// # Shapes
     /// - `x`: `[batch, in, height, width]`
     /// - output: `[batch, out, ceil(height / stride), ceil(width / stride)]`
     pub fn forward(&self, x: Tensor<4>, mode: Mode) -> Tensor<4> {
-        ops::conv2d(x, mode.parameter(&self.weight), self.stride, self.padding)
+        ops::conv2d(x, mode.parameter(&self.weight), self.stride, self.padding, self.arithmetic)
     }
 }
 
@@ -80,6 +88,8 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    arithmetic: Arithmetic,
 }
 
 impl Linear {
@@ -89,14 +99,25 @@ impl Linear {
         let bound = 1.0 / (input as f64).sqrt();
         let weight = init::uniform(seed, &format!("{name}.weight"), input * output, bound);
         let bias = init::uniform(seed, &format!("{name}.bias"), output, bound);
-        Self { weight: parameter(weight, [output, input], device), bias: parameter(bias, [output], device) }
+        Self::of(parameter(weight, [output, input], device), parameter(bias, [output], device))
+    }
+
+    /// From its parameters.
+    pub fn of(weight: Param<Tensor<2>>, bias: Param<Tensor<1>>) -> Self {
+        Self { weight, bias, arithmetic: Arithmetic::F32 }
+    }
+
+    /// The same layer in an arithmetic.
+    pub(crate) fn compute_in(&mut self, arithmetic: Arithmetic) {
+        self.arithmetic = arithmetic;
     }
 
     /// # Shapes
     /// - `x`: `[batch, in]`
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<2>, mode: Mode) -> Tensor<2> {
-        ops::matmul_transposed(x, mode.parameter(&self.weight)) + mode.parameter(&self.bias).unsqueeze::<2>()
+        ops::matmul_transposed(x, mode.parameter(&self.weight), self.arithmetic)
+            + mode.parameter(&self.bias).unsqueeze::<2>()
     }
 }
 

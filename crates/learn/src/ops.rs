@@ -9,16 +9,25 @@ use burn::Tensor;
 use burn::tensor::activation::relu as rectify;
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
+use gabion_spec::Arithmetic;
 
-/// Convolution without bias.
+/// Convolution without bias. In bf16 its output is bf16, which [`batch_norm_train`] and [`batch_norm_frozen`] take; here and
+/// below, other devices than the CPU compute everything in f32.
 ///
 /// # Shapes
 /// - `x`: `[batch, in, height, width]`, `weight`: `[out, in, kernel, kernel]`
-pub(crate) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+pub(crate) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    stride: usize,
+    padding: usize,
+    arithmetic: Arithmetic,
+) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if cpu::serves(&x) {
-        return cpu::conv2d(x, weight, stride, padding);
+        return cpu::conv2d(x, weight, stride, padding, arithmetic);
     }
+    let _ = arithmetic;
     module::conv2d(x, weight, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1))
 }
 
@@ -41,7 +50,7 @@ pub(crate) fn batch_norm_train(
     relu: bool,
 ) -> Normalised {
     #[cfg(feature = "flex")]
-    if cpu::serves(&x) {
+    if cpu::normalises(&x) {
         return cpu::batch_norm_train(x, weight, bias, residual, relu);
     }
     let result = module::batch_norm_train(x, weight, bias, BATCH_NORM_EPS);
@@ -58,7 +67,7 @@ pub(crate) fn batch_norm_frozen(
     relu: bool,
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if cpu::serves(&x) {
+    if cpu::normalises(&x) {
         return cpu::batch_norm_frozen(x, weight, bias, [mean, var], residual, relu);
     }
     finish(module::batch_norm(x, weight, bias, mean, var, BATCH_NORM_EPS), residual, relu)
@@ -98,11 +107,12 @@ pub(crate) fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
 ///
 /// # Shapes
 /// - `x`: `[batch, in]`, `weight`: `[out, in]`, output: `[batch, out]`
-pub(crate) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+pub(crate) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if cpu::serves(&x) {
-        return cpu::matmul_transposed(x, weight);
+        return cpu::matmul_transposed(x, weight, arithmetic);
     }
+    let _ = arithmetic;
     x.matmul(weight.transpose())
 }
 

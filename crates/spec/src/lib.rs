@@ -24,5 +24,5 @@ pub use finetune::{AdversarialLoss, FineTune};
 pub use manifest::{Claim, FORMAT_VERSION, Head, HeadKind, Manifest, Precision, Weights};
 pub use misfit::Misfit;
 pub use pixels::{ParsePixelsError, Pixels};
-pub use recipe::{Evaluate, Guard, Invalid, Loss, Optimizer, Pretrain, Probe, Protocol, Schedule};
+pub use recipe::{Arithmetic, Evaluate, Guard, Invalid, Loss, Optimizer, Pretrain, Probe, Protocol, Schedule};
 pub use threat::{DeltaReset, Threat};

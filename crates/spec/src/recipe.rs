@@ -44,6 +44,30 @@ pub struct Pretrain {
     /// What stops a run that has gone wrong.
     #[serde(default)]
     pub guard: Guard,
+    /// What convolutions and linear layers compute in.
+    #[serde(default, skip_serializing_if = "Arithmetic::is_f32")]
+    pub arithmetic: Arithmetic,
+}
+
+/// What convolutions and linear layers compute in while a network is trained. Sums, weights, gradients and everything
+/// between these layers are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arithmetic {
+    /// IEEE single.
+    #[default]
+    F32,
+    /// Products of numbers rounded to bf16 (8 bits of mantissa), and what convolutions put out kept so for the way back: less
+    /// memory, and on a CPU with instructions for it less time. The CPU device alone knows it.
+    Bf16,
+}
+
+impl Arithmetic {
+    /// Whether it is the default.
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's calling convention
+    pub fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 /// The self-supervised objective.

@@ -73,7 +73,8 @@ pub struct AttackArguments {
 }
 
 pub fn train(arguments: &TrainArguments, output: &Output) -> Done {
-    let StepArguments { width, hidden, output: embedding, batch, views, warmup, steps, device } = &arguments.step;
+    let StepArguments { width, hidden, output: embedding, batch, views, arithmetic, warmup, steps, device } =
+        &arguments.step;
     let sizes = [
         ("--width", width),
         ("--hidden", hidden),
@@ -85,8 +86,10 @@ pub fn train(arguments: &TrainArguments, output: &Output) -> Done {
     ];
     let sizes: Vec<String> = sizes.iter().flat_map(|(name, value)| [(*name).to_string(), value.to_string()]).collect();
     let mut ours = vec!["bench".to_string(), "free-at".into(), "--device".into(), device.name().into()];
+    ours.extend(["--arithmetic".to_string(), arithmetic.name().into()]);
     ours.extend(sizes.iter().cloned());
-    report(&arguments.comparison, ours, "train_step.py", sizes, (*batch * *views) as usize, json!({}), output)
+    let about = json!({ "arithmetic": arithmetic.name() });
+    report(&arguments.comparison, ours, "train_step.py", sizes, (*batch * *views) as usize, about, output)
 }
 
 pub fn attack_steps(arguments: &AttackArguments, output: &Output) -> Done {

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 
 /// Random weights, no momentum.
 pub(super) fn initial(recipe: &Pretrain, device: &Device) -> State {
+    let model = Model::init(&recipe.encoder, &recipe.projector, recipe.seed, &device.clone().autodiff());
     State {
-        model: Model::init(&recipe.encoder, &recipe.projector, recipe.seed, &device.clone().autodiff()),
+        model: model.compute_in(recipe.arithmetic),
         optim: Lars::new(recipe.optimizer),
         average: recipe.average.map(Average::new),
         delta: None,

@@ -82,12 +82,15 @@ impl<const BF16: bool> Vector for Avx512<BF16> {
     #[inline(always)]
     fn low_half(self) -> Self {
         // SAFETY: AVX-512F was detected.
-        unsafe { Self(_mm512_castsi512_ps(_mm512_srli_epi32::<16>(rounded_512(self.0)))) }
+        unsafe { Self(_mm512_castsi512_ps(halves_512::<BF16>(self.0))) }
     }
     #[inline(always)]
     fn above(self, low: Self) -> Self {
         // SAFETY: AVX-512F was detected.
-        unsafe { Self(_mm512_castsi512_ps(_mm512_or_si512(rounded_512(self.0), _mm512_castps_si512(low.0)))) }
+        unsafe {
+            let high = _mm512_slli_epi32::<16>(halves_512::<BF16>(self.0));
+            Self(_mm512_castsi512_ps(_mm512_or_si512(high, _mm512_castps_si512(low.0))))
+        }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
@@ -101,9 +104,14 @@ impl<const BF16: bool> Vector for Avx512<BF16> {
     unsafe fn store_bf16(self, to: *mut bf16) {
         // SAFETY: AVX-512F was detected; 16 values of two bytes are writable.
         unsafe {
-            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded_512(self.0)));
+            let halves = _mm512_cvtepi32_epi16(halves_512::<BF16>(self.0));
             _mm256_storeu_si256(to.cast(), halves);
         }
+    }
+    #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     fn dot(self, factors: Self, sum: Self) -> Self {
@@ -121,20 +129,23 @@ impl<const BF16: bool> Vector for Avx512<BF16> {
     }
 }
 
-/// Rounded to bf16, ties to even, zeros below; a NaN stays one.
+/// The bits of the nearest bf16, ties to even, below zeros; a NaN stays one. The machine's own instruction takes numbers
+/// below the smallest normal one for zeros.
 ///
 /// # Safety
-/// AVX-512F is there.
+/// AVX-512F is there, and where `BF16` says so AVX512_BF16.
 #[inline(always)]
-unsafe fn rounded_512(x: __m512) -> __m512i {
-    // SAFETY: the caller's.
+unsafe fn halves_512<const BF16: bool>(x: __m512) -> __m512i {
+    // SAFETY: the caller's; 256 bits are 256 bits.
     unsafe {
+        if BF16 {
+            return _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+        }
         let bits = _mm512_castps_si512(x);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
         let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-        let kept = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x0040_0000));
-        _mm512_and_si512(kept, _mm512_set1_epi32(0xffff_0000u32.cast_signed()))
+        _mm512_srli_epi32::<16>(_mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x0040_0000)))
     }
 }
 
@@ -249,6 +260,11 @@ impl Vector for Avx2 {
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
         }
+    }
+    #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
     #[inline(always)]
     fn dot(self, factors: Self, sum: Self) -> Self {

@@ -96,7 +96,7 @@ fn even_kernels_have_burns_values_and_gradients() {
         let gradient = x.grad(&(y.clone() * on_output.clone()).sum().backward()).unwrap();
         [y.into_data(), gradient.into_data()]
     };
-    let ours = run(&|x| ops::conv2d(x, weight.clone(), 2, 1));
+    let ours = run(&|x| ops::conv2d(x, weight.clone(), 2, 1, Arithmetic::F32));
     let burns = run(&|x| module::conv2d(x, weight.clone(), None, ConvOptions::new([2; 2], [1; 2], [1; 2], 1)));
     for (ours, burns) in ours.iter().zip(&burns) {
         ours.assert_approx_eq::<f32>(burns, Tolerance::absolute(1e-5));

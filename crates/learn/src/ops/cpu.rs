@@ -2,8 +2,9 @@
 //!
 //! Activations stay channels-last in memory from the first convolution to the pooling while Burn sees
 //! `[batch, channels, height, width]` with permuted strides. Batch normalisation, residual and ReLU are one pass
-//! forward and two backward. Of a training step's activations only what convolutions put out is kept, once: what
-//! normalisation makes of it is made again on the way back, bit for bit, from that and the statistics.
+//! forward and two backward. Of a training step's activations only what convolutions put out is kept, once, in bf16 where
+//! that is the arithmetic: what normalisation makes of it is made again on the way back, bit for bit, from that and the
+//! statistics.
 
 mod fork;
 mod linear;
@@ -23,8 +24,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, DispatchDevice, Flex};
-use burn::tensor::{DType, TensorData};
-use gabion_kernels::{self as kernels, Conv2d};
+use burn::tensor::{DType, Element, TensorData, bf16};
+use gabion_kernels::{self as kernels, Conv2d, Products};
+use gabion_spec::Arithmetic;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -32,7 +34,23 @@ type Tracked = <Autodiff<Flex> as burn::backend::BackendTypes>::FloatTensorPrimi
 
 /// Whether a tensor is f32 on the CPU device.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_)) && x.dtype() == DType::F32
+    lies_here(x) && x.dtype() == DType::F32
+}
+
+/// Whether it is what a convolution puts out there.
+pub(super) fn normalises<const D: usize>(x: &Tensor<D>) -> bool {
+    lies_here(x) && matches!(x.dtype(), DType::F32 | DType::BF16)
+}
+
+fn lies_here<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+fn products(arithmetic: Arithmetic) -> Products {
+    match arithmetic {
+        Arithmetic::F32 => Products::F32,
+        Arithmetic::Bf16 => Products::Bf16,
+    }
 }
 
 fn plain<const D: usize>(x: Tensor<D>) -> FlexTensor {
@@ -70,8 +88,14 @@ fn channels_last(x: &FlexTensor) -> Cow<'_, [f32]> {
     Cow::Owned(kernels::alloc::nchw_to_nhwc(channels, pixels, from))
 }
 
+/// The values of a bf16 tensor in channels-last order, which a convolution left there.
+fn halves(x: &FlexTensor) -> &[bf16] {
+    let range = lies_channels_last(x).expect("a convolution's output lies channels-last");
+    &x.storage::<bf16>()[range]
+}
+
 /// Channels-last values under Burn's order of axes.
-fn wrap(values: Vec<f32>, [batch, channels, height, width]: [usize; 4]) -> FlexTensor {
+fn wrap<E: Element>(values: Vec<E>, [batch, channels, height, width]: [usize; 4]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, [batch, height, width, channels])).permute(&[0, 3, 1, 2])
 }
 
@@ -108,38 +132,50 @@ struct ConvState {
     x: Option<NodeId>,
     /// Kept when the input wants one.
     weight: Option<FlexTensor>,
+    products: Products,
 }
 
 impl Backward<Flex, 2> for Convolve {
     type State = ConvState;
 
     fn backward(self, ops: Ops<ConvState, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let ConvState { conv, x, weight } = ops.state;
+        let ConvState { conv, x, weight, products } = ops.state;
         let dy = grads.consume::<Flex>(&ops.node);
         let dy = channels_last(&dy);
         let [of_x, of_weight] = ops.parents;
         if let (Some(node), Some(x)) = (of_weight, x) {
             let x: FlexTensor = checkpointer.retrieve_node_output(x);
             let mut dw = vec![0.0; conv.weight_len()];
-            kernels::conv2d_weight_grad(&conv, &channels_last(&x), &dy, &mut dw);
+            kernels::conv2d_weight_grad(&conv, products, &channels_last(&x), &dy, &mut dw);
             let shape = [conv.channels_out, conv.channels_in, conv.kernel, conv.kernel];
             grads.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(dw, shape)));
         }
         if let (Some(node), Some(weight)) = (of_x, weight) {
-            let dx = kernels::alloc::conv2d_input_grad(&conv, &dy, &values(&weight));
+            let dx = kernels::alloc::conv2d_input_grad(&conv, products, &dy, &values(&weight));
             let shape = [conv.batch, conv.channels_in, conv.height, conv.width];
             grads.register::<Flex>(node.id, wrap(dx, shape));
         }
     }
 }
 
-pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
+pub(super) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    stride: usize,
+    padding: usize,
+    arithmetic: Arithmetic,
+) -> Tensor<4> {
+    let products = products(arithmetic);
     let [batch, channels_in, height, width] = x.dims();
     let [channels_out, _, kernel, _] = weight.dims();
     let conv = Conv2d { batch, height, width, channels_in, channels_out, kernel, stride, padding };
     let forward = |x: &FlexTensor, weight: &FlexTensor| {
-        let y = kernels::alloc::conv2d(&conv, &channels_last(x), &values(weight));
-        wrap(y, [batch, channels_out, conv.out_height(), conv.out_width()])
+        let y = kernels::alloc::conv2d(&conv, products, &channels_last(x), &values(weight));
+        let shape = [batch, channels_out, conv.out_height(), conv.out_width()];
+        match arithmetic {
+            Arithmetic::F32 => wrap(y, shape),
+            Arithmetic::Bf16 => wrap(kernels::alloc::to_bf16(&y), shape),
+        }
     };
     if !x.is_autodiff() && !weight.is_autodiff() {
         return Tensor::from_primitive::<Flex>(forward(&plain(x), &plain(weight)));
@@ -151,7 +187,7 @@ pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: us
     let out = match Convolve.prepare::<NoCheckpointing>([x.node(), weight_node]).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let x = weight_wants.then(|| prep.checkpoint(&x));
-            prep.finish(ConvState { conv, x, weight: x_wants.then_some(weight) }, y)
+            prep.finish(ConvState { conv, x, weight: x_wants.then_some(weight), products }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(y),
     };

@@ -1,7 +1,7 @@
 //! Batch normalisation with residual and ReLU, whose output is made again when the way back asks for it.
 
 use super::super::Normalised;
-use super::{Tracked, channels_last, dims, flat, owned, plain, tracked, values, values_mut, wrap};
+use super::{Tracked, channels_last, dims, flat, halves, owned, plain, tracked, values, values_mut, wrap};
 use crate::nn::BATCH_NORM_EPS;
 use burn::Tensor;
 use burn::backend::autodiff::NodeId;
@@ -13,10 +13,22 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData, bf16};
 use gabion_kernels::alloc;
-use gabion_kernels::{BatchNorm, Statistics};
+use gabion_kernels::{BatchNorm, Element, Statistics};
 use std::borrow::Cow;
+
+/// What is normalised, in channels-last order.
+enum Rows<'a> {
+    F32(Cow<'a, [f32]>),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Rows<'a> {
+    fn of(x: &'a FlexTensor) -> Self {
+        if x.dtype() == DType::BF16 { Self::Bf16(halves(x)) } else { Self::F32(channels_last(x)) }
+    }
+}
 
 #[derive(Debug)]
 struct Normalise;
@@ -40,24 +52,21 @@ impl NormState {
     fn backward(self, dy: FlexTensor, with_residual: bool) -> [Option<FlexTensor>; 4] {
         let shape = dims(&dy);
         let mut dy = owned(dy);
-        let x = self.x.as_ref().map_or(Cow::Borrowed(&[][..]), channels_last);
-        let found = alloc::batch_norm_backward(
-            &self.norm,
-            self.of_batch,
-            &x,
-            &self.statistics,
-            &self.weight,
-            &self.mask,
-            values_mut(&mut dy),
-            self.parameters,
-            with_residual,
-        );
+        let found = match self.x.as_ref().map_or(Rows::F32(Cow::Borrowed(&[])), Rows::of) {
+            Rows::F32(x) => self.backward_of(&x, values_mut(&mut dy), with_residual),
+            Rows::Bf16(x) => self.backward_of(x, values_mut(&mut dy), with_residual),
+        };
         let (dx, d_residual) = match found.dx {
             Some(dx) => (wrap(dx, shape), Some(dy)),
             None => (dy, None),
         };
         let parameter = |gradient: Vec<f32>| self.parameters.then(|| flat(gradient));
         [Some(dx), parameter(found.dgamma), parameter(found.dbeta), d_residual]
+    }
+
+    fn backward_of<X: Element>(&self, x: &[X], dy: &mut [f32], with_residual: bool) -> alloc::Normalised {
+        let Self { norm, of_batch, statistics, weight, mask, parameters, .. } = self;
+        alloc::batch_norm_backward(norm, *of_batch, x, statistics, weight, mask, dy, *parameters, with_residual)
     }
 
     fn register<const N: usize>(ops: Ops<Self, N>, grads: &mut Gradients) {
@@ -123,11 +132,41 @@ impl RetroForward for Again {
         let residual = self.residual.as_ref().map(|residual| residual.get(states));
         let (weight, bias) = (values(&weight), values(&bias));
         let residual = residual.as_ref().map(channels_last);
-        let y = {
-            let x = channels_last(&x);
-            alloc::batch_norm_frozen(&self.norm, &x, &self.statistics, &weight, &bias, residual.as_deref(), false).0
-        };
+        let given = Some(&self.statistics);
+        let (y, ..) = forward(&self.norm, given, &x, [&weight, &bias], residual.as_deref(), false);
         states.save(out, wrap(y, dims(&x)));
+    }
+}
+
+/// The output, a mask where `masked` asks for one, and the statistics that were used.
+fn forward(
+    norm: &BatchNorm,
+    given: Option<&Statistics>,
+    x: &FlexTensor,
+    parameters: [&[f32]; 2],
+    residual: Option<&[f32]>,
+    masked: bool,
+) -> (Vec<f32>, Vec<u16>, Statistics) {
+    match Rows::of(x) {
+        Rows::F32(x) => forward_of(norm, given, &x, parameters, residual, masked),
+        Rows::Bf16(x) => forward_of(norm, given, x, parameters, residual, masked),
+    }
+}
+
+fn forward_of<X: Element>(
+    norm: &BatchNorm,
+    given: Option<&Statistics>,
+    x: &[X],
+    [weight, bias]: [&[f32]; 2],
+    residual: Option<&[f32]>,
+    masked: bool,
+) -> (Vec<f32>, Vec<u16>, Statistics) {
+    match given {
+        None => alloc::batch_norm_train(norm, x, weight, bias, residual, masked),
+        Some(given) => {
+            let (y, mask) = alloc::batch_norm_frozen(norm, x, given, weight, bias, residual, masked);
+            (y, mask, given.clone())
+        }
     }
 }
 
@@ -144,29 +183,27 @@ fn batch_norm(
     let shape = x.dims();
     let norm = BatchNorm { channels: shape[1], epsilon: BATCH_NORM_EPS as f32, relu };
     let of_batch = given.is_none();
-    let forward = |x: &FlexTensor, weight: &[f32], bias: &[f32], residual: Option<&FlexTensor>, masked: bool| {
+    let normalised = |x: &FlexTensor, weight: &[f32], bias: &[f32], residual: Option<&FlexTensor>, masked: bool| {
         let residual = residual.map(channels_last);
-        let (x, residual) = (channels_last(x), residual.as_deref());
-        let (y, mask, statistics) = match given {
-            None => alloc::batch_norm_train(&norm, &x, weight, bias, residual, masked),
-            Some(given) => {
-                let (y, mask) = alloc::batch_norm_frozen(&norm, &x, &given, weight, bias, residual, masked);
-                (y, mask, given)
-            }
-        };
+        let (y, mask, statistics) = forward(&norm, given.as_ref(), x, [weight, bias], residual.as_deref(), masked);
         (wrap(y, shape), mask, statistics)
     };
     let graph = x.is_autodiff() || weight.is_autodiff() || residual.as_ref().is_some_and(Tensor::is_autodiff);
     if !graph {
         let (weight, bias) = (values(&plain(weight)), values(&plain(bias)));
-        let (y, _, statistics) = forward(&plain(x), &weight, &bias, residual.map(plain).as_ref(), false);
+        let (y, _, statistics) = normalised(&plain(x), &weight, &bias, residual.map(plain).as_ref(), false);
         return (Tensor::from_primitive::<Flex>(y), statistics);
     }
     let parameters = weight.is_tracked() || bias.is_tracked();
     let (x, weight, bias, residual) = (tracked(x), tracked(weight), tracked(bias), residual.map(tracked));
     let of_weight = values(weight.primitive());
-    let (y, mask, statistics) =
-        forward(x.primitive(), &of_weight, &values(bias.primitive()), residual.as_ref().map(Tracked::primitive), relu);
+    let (y, mask, statistics) = normalised(
+        x.primitive(),
+        &of_weight,
+        &values(bias.primitive()),
+        residual.as_ref().map(Tracked::primitive),
+        relu,
+    );
     let again = Again {
         norm,
         statistics: statistics.clone(),
