@@ -3,7 +3,7 @@ use burn::Tensor;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, TensorData};
 use gabion_learn::{Mode, Model, weights};
-use gabion_spec::{Depth, Encoder, Projector, Stem};
+use gabion_spec::{Arithmetic, Depth, Encoder, Projector, Stem};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -19,10 +19,7 @@ impl ModuleVisitor for InOrder<'_> {
     }
 }
 
-fn matches_pytorch(case: &Value) {
-    let device = device();
-    let file = case["name"].as_str().unwrap();
-    let golden = tensors(&format!("encoder_{file}.safetensors"));
+fn shapes(case: &Value) -> (Encoder, Projector) {
     let number = |key: &str| u32::try_from(case[key].as_u64().unwrap()).unwrap();
     let shape = Encoder {
         depth: match number("depth") {
@@ -33,7 +30,14 @@ fn matches_pytorch(case: &Value) {
         width: number("width"),
         stem: if case["stem"] == "cifar" { Stem::Cifar } else { Stem::Imagenet },
     };
-    let projector = Projector { hidden: number("hidden"), output: number("output") };
+    (shape, Projector { hidden: number("hidden"), output: number("output") })
+}
+
+fn matches_pytorch(case: &Value) {
+    let device = device();
+    let file = case["name"].as_str().unwrap();
+    let golden = tensors(&format!("encoder_{file}.safetensors"));
+    let (shape, projector) = shapes(case);
     let vanishing: Vec<String> = case["vanishing_in_train"]
         .as_array()
         .unwrap()
@@ -93,5 +97,39 @@ fn encoders_match_pytorch() {
     assert!(cases.len() >= 4);
     for case in &cases {
         matches_pytorch(case);
+    }
+}
+
+/// Rounding changes which units a ReLU lets through, and these networks are narrow: what bf16 may differ by is what
+/// PyTorch's own autocast differs from its f32 by, and a quarter more.
+const OF_AUTOCAST: f64 = 1.25;
+
+#[test]
+fn bf16_is_as_near_as_pytorchs_autocast() {
+    let cases: Vec<Value> = serde_json::from_slice(&read("encoders.json")).unwrap();
+    let autocast: Value = serde_json::from_slice(&read("bf16.json")).unwrap();
+    for case in &cases {
+        let device = device();
+        let file = case["name"].as_str().unwrap();
+        let golden = tensors(&format!("encoder_{file}.safetensors"));
+        let (shape, projector) = shapes(case);
+        for (name, mode) in [("train", Mode::Train), ("frozen", Mode::Eval)] {
+            let mut given = under(&golden, "weights/");
+            let model = weights::import(Model::init(&shape, &projector, 1, &device), "", &mut given).unwrap();
+            let model = model.compute_in(Arithmetic::Bf16);
+            let x = Tensor::<4>::from_data(golden["input"].clone(), &device).require_grad();
+            let out = model.forward(x.clone(), mode);
+            let (feature, projection) = (out.feature.to_data(), out.projection.to_data());
+            let cotangent = |key: &str| Tensor::<2>::from_data(golden[key].clone(), &device);
+            let scalar = (out.feature * cotangent("cotangent_feature")).sum()
+                + (out.projection * cotangent("cotangent_projection")).sum();
+            let gradient = x.grad(&scalar.backward()).unwrap().into_data();
+            for (what, found) in [("feature", feature), ("projection", projection), ("grad_input", gradient)] {
+                let error = relative_error(&found, &golden[&format!("{name}/{what}")]);
+                let theirs = autocast["cases"][file][name][what].as_f64().unwrap();
+                println!("{file} {name} {what}: {error:.1e}, autocast {theirs:.1e}");
+                assert!(error > 0.0 && error < OF_AUTOCAST * theirs, "{file} {name} {what}: {error:.1e}, {theirs:.1e}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use gabion_learn::loss::Loss;
 use gabion_learn::optim::Lars;
 use gabion_learn::train::{self, FreeAt, Minibatch, PgdAt, State};
 use gabion_learn::{Model, weights};
-use gabion_spec::{Depth, Encoder, Optimizer, Projector, Stem};
+use gabion_spec::{Arithmetic, Depth, Encoder, Optimizer, Projector, Stem};
 use serde_json::Value;
 
 struct Bounds {
@@ -18,6 +18,10 @@ struct Bounds {
 }
 
 fn run(name: &str, bounds: &Bounds) {
+    run_in(Arithmetic::F32, name, bounds);
+}
+
+fn run_in(arithmetic: Arithmetic, name: &str, bounds: &Bounds) {
     let golden: Value = serde_json::from_slice(&read("steps.json")).unwrap();
     let curve = golden["curves"].as_array().unwrap().iter().find(|curve| curve["name"] == name).expect(name);
     let number = |value: &Value| value.as_f64().unwrap();
@@ -31,6 +35,7 @@ fn run(name: &str, bounds: &Bounds) {
     };
     let mut initial = under(&tensors, "initial/");
     let model = weights::import(Model::init(&shape, &projector, 0, &device), "", &mut initial).unwrap();
+    let model = model.compute_in(arithmetic);
     let mut state = State { model, optim: Lars::new(Optimizer::default()), average: None, delta: None };
     let spec = gabion_spec::Loss::EmpSsl { invariance_weight: 200.0, tcr_weight: 1.0, distortion: 0.2 };
     let objective = train::objective(spec, count(&golden["views"]));
@@ -77,6 +82,16 @@ fn run(name: &str, bounds: &Bounds) {
 }
 
 const ALL: usize = usize::MAX;
+
+/// Of twenty steps with products of bf16, beside PyTorch's in f32.
+const BF16: Bounds = Bounds { steps: ALL, total: 0.03, coding_rate: 0.15 };
+
+#[test]
+fn steps_in_bf16_stay_near_pytorch() {
+    for name in ["standard", "pgd_at", "free_at"] {
+        run_in(Arithmetic::Bf16, name, &BF16);
+    }
+}
 
 #[test]
 fn standard_follows_pytorch() {
