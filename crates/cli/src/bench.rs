@@ -9,6 +9,7 @@ use serde_json::json;
 use std::path::Path;
 
 mod adapt;
+mod arithmetic;
 mod augment;
 mod autoattack;
 mod infer;
@@ -42,6 +43,8 @@ enum What {
     Augment(augment::Arguments),
     /// Adapt to shifted streams, and measure what it gained, kept and forgot.
     Adapt(Box<adapt::Arguments>),
+    /// Train a recipe in f32 and in bf16.
+    Arithmetic(arithmetic::Arguments),
     /// Compare half precision with single on a device.
     Precision(precision::Arguments),
     /// Compare our AutoAttack with the official one.
@@ -57,6 +60,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         What::Attack(arguments) => steps::attack_steps(arguments, output),
         What::Infer(arguments) => infer::run(arguments, output),
         What::Adapt(arguments) => adapt::run(arguments, output),
+        What::Arithmetic(arguments) => arithmetic::run(arguments, output),
         What::Precision(arguments) => precision::run(arguments, output),
         What::Augment(arguments) => augment::run(arguments, output),
         What::Autoattack(arguments) => autoattack::run(arguments, output),

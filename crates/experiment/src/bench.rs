@@ -2,6 +2,7 @@
 //! a second beside other libraries; in [`infer`], answers beside other runtimes; in [`steps`], steps beside PyTorch's.
 
 pub mod adapt;
+pub mod arithmetic;
 pub mod augment;
 pub mod autoattack;
 mod energy;
