@@ -334,22 +334,10 @@ impl<'a> Scene<'a> {
 
 /// The budgets, rising, each once.
 fn budgets(recipe: &spec::Evaluate, options: &Options) -> Result<Vec<Pixels>> {
-    let invalid = |key, why: String| Err(Error::Recipe(Invalid { key, why }));
     if options.batch == 0 {
-        return invalid("batch", "a batch needs at least 1 image".into());
+        return Err(Error::Recipe(Invalid { key: "batch", why: "a batch needs at least 1 image".into() }));
     }
-    if recipe.images == Some(0) {
-        return invalid("images", "0 images measure nothing; leave the key out to use all".into());
-    }
-    // Of L2 there are points of the box farther than 1.
-    let most = if recipe.norm == Norm::L2 { f32::MAX } else { 1.0 };
-    if let Some(wrong) = recipe.epsilons.iter().find(|epsilon| !(0.0..=most).contains(&epsilon.0)) {
-        let bound = if recipe.norm == Norm::L2 { "a length from 0 on" } else { "between 0 and 1" };
-        return invalid("epsilons", format!("{wrong} is not {bound}; write it as 8/255 or 0.01"));
-    }
-    if let Err(error) = recipe.validate() {
-        return Err(Error::Recipe(error));
-    }
+    recipe.validate().map_err(Error::Recipe)?;
     let mut epsilons = recipe.epsilons.clone();
     epsilons.sort_by(|a, b| a.0.total_cmp(&b.0));
     epsilons.dedup();

@@ -27,6 +27,9 @@ pub struct Pretrain {
     /// Decay of the running average of the weights that the bundle is made from; the last weights when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<f64>,
+    /// What convolutions and linear layers compute in.
+    #[serde(default, skip_serializing_if = "Arithmetic::is_f32")]
+    pub arithmetic: Arithmetic,
     /// The network.
     pub encoder: Encoder,
     /// Its projector.
@@ -44,9 +47,6 @@ pub struct Pretrain {
     /// What stops a run that has gone wrong.
     #[serde(default)]
     pub guard: Guard,
-    /// What convolutions and linear layers compute in.
-    #[serde(default, skip_serializing_if = "Arithmetic::is_f32")]
-    pub arithmetic: Arithmetic,
 }
 
 /// What convolutions and linear layers compute in while a network is trained. Sums, weights, gradients and everything
@@ -302,6 +302,17 @@ impl Evaluate {
     /// # Errors
     /// The first key that makes no sense.
     pub fn validate(&self) -> Result<(), Invalid> {
+        ensure(self.images != Some(0), "images", || "0 images measure nothing; leave the key out to use all".into())?;
+        // Of L2 there are points of the box farther than 1.
+        let (most, bound) = match self.norm {
+            Norm::Linf => (1.0, "between 0 and 1"),
+            Norm::L2 => (f32::MAX, "of L2, a length from 0 on"),
+        };
+        for epsilon in &self.epsilons {
+            ensure((0.0..=most).contains(&epsilon.0), "epsilons", || {
+                format!("`{epsilon}` is not a pixel budget {bound}; write it as 8/255 or 0.01")
+            })?;
+        }
         let Some(restarts) = self.restarts else { return Ok(()) };
         ensure((1..=1000).contains(&restarts), "restarts", || format!("{restarts} is outside 1..=1000"))?;
         ensure(matches!(self.protocol, Protocol::Strong | Protocol::Apgd), "restarts", || {

@@ -182,11 +182,6 @@ pub fn run(arguments: Arguments, output: &Output) -> Done {
 fn measure(arguments: &Arguments, output: &Output) -> Done {
     let recipe = recipe(arguments);
     recipe.validate().map_err(|error| usage(error.to_string()))?;
-    // Of L2 there are points of the box farther than 1.
-    if let Some(Pixels(epsilon)) = recipe.epsilons.iter().find(|epsilon| recipe.norm == Norm::Linf && epsilon.0 > 1.0) {
-        let why = format!("`{epsilon}` is not a pixel budget between 0 and 1; write it as 8/255 or 0.01");
-        return Err(usage(format!("--epsilon: {why}")));
-    }
     for file in [&arguments.per_image, &arguments.save_adversarial].into_iter().flatten() {
         ensure_file(file)?;
     }
