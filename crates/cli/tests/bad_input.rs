@@ -24,6 +24,7 @@ fn a_recipe_that_makes_no_sense_is_named() {
         ("--preset synth-tiny --set epoch=3", USAGE, &["does not know `epoch`", "did you mean `epochs`?"]),
         ("--preset synth-tiny --set threat.replay=3", USAGE, &["`replay`", "did you mean `replays`?"]),
         ("--preset synth-tiny --set encoder.depth=resnet32", USAGE, &["`resnet32`", "did you mean `resnet34`?"]),
+        ("--preset synth-tiny --set arithmetic=f16", USAGE, &["`f16`", "did you mean `bf16`?"]),
         ("--preset synth-tiny --set epochs", USAGE, &["`epochs` is not a setting", "key=value"]),
         ("--preset synth-tiny --set epochs=many", USAGE, &["preset synth-tiny", "many"]),
         (simclr, USAGE, &["`views`", "exactly 2 views, not 4"]),

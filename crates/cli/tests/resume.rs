@@ -101,6 +101,11 @@ fn free_at_killed_at_any_moment_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn bf16_killed_at_any_moment_ends_in_the_same_bytes() {
+    killed_and_resumed(&format!("{} arithmetic=bf16", long()), &[(20, 1), (60, 12)]);
+}
+
+#[test]
 fn standard_killed_at_any_moment_ends_in_the_same_bytes() {
     killed_and_resumed(STANDARD, &[(1, 0), (6, 3), (11, 9)]);
 }

@@ -1,5 +1,5 @@
-//! CPU kernels for training small residual networks: convolution, linear layers, batch normalisation, pooling, layout and the optimizer's
-//! step, in f32 and, where asked, with products and kept activations of bf16.
+//! CPU kernels for training small residual networks: convolution, linear layers, batch normalisation, pooling, layout and
+//! the optimizer's step, in f32 and, where asked, with products and kept activations of bf16.
 //!
 //! Activations are contiguous and channels-last, `[batch, height, width, channels]` (NHWC), so that a batch norm is a
 //! walk over rows of channels and a convolution keeps its output channels in vector lanes. Convolution weights stay in

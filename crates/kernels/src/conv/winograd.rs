@@ -22,7 +22,7 @@ use crate::scratch::Scratch;
 use crate::vector::Vector;
 use rayon::prelude::*;
 use std::ops::Range;
-use transform::{back, forth, prepared, spread};
+use transform::{Prepare, back, forth};
 
 /// Transformed tiles that are worked on together should stay in a second-level cache.
 const CHUNK_VALUES: usize = 128 * 1024;
@@ -80,7 +80,7 @@ impl Winograd {
     pub(crate) fn forward(bf16: bool, tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
         Self::new(bf16, tile, level, conv, [inputs, conv.channels_out], |o, i| {
-            std::array::from_fn(|tap| weights[(o * inputs + i) * 9 + tap])
+            *weights[(o * inputs + i) * 9..].first_chunk().expect("a 3x3 for every pair of channels")
         })
     }
 
@@ -88,7 +88,9 @@ impl Winograd {
     pub(crate) fn input_grad(bf16: bool, tile: Tile, level: Level, conv: &Conv2d, weights: &[f32]) -> Self {
         let inputs = conv.channels_in;
         Self::new(bf16, tile, level, conv, [conv.channels_out, inputs], |o, i| {
-            std::array::from_fn(|tap| weights[(i * inputs + o) * 9 + 8 - tap])
+            let mut kernel = *weights[(i * inputs + o) * 9..].first_chunk().expect("a 3x3 for every pair of channels");
+            kernel.reverse();
+            kernel
         })
     }
 
@@ -113,22 +115,10 @@ impl Winograd {
         let groups: Vec<Vec<&mut [f32]>> = (0..pitch.div_ceil(piece))
             .map(|_| points.iter_mut().map(|pieces| pieces.next().expect("a piece a group")).collect())
             .collect();
-        groups.into_par_iter().enumerate().for_each(|(group, mut pieces)| {
+        groups.into_par_iter().enumerate().for_each(|(group, pieces)| {
             let first = group * 2 * matrix.vector;
-            let width = matrix.group(first) * matrix.vector;
-            for channel in 0..depth {
-                for lane in 0..width {
-                    let inside = first + lane < lanes;
-                    let g = |channel: usize| {
-                        if inside && channel < inputs { kernel(first + lane, channel) } else { [0.0; 9] }
-                    };
-                    let to = channel * width + lane;
-                    match tile {
-                        Tile::Two => spread(&prepared::<4>(bf16, channel, g), &mut pieces, to),
-                        Tile::Four => spread(&prepared::<6>(bf16, channel, g), &mut pieces, to),
-                    }
-                }
-            }
+            let (width, lanes, kernel) = (matrix.group(first) * matrix.vector, lanes - first, &kernel);
+            matrix.run(level, Prepare { tile, bf16, inputs, depth, first, lanes, width, kernel, pieces });
         });
         Self { tile, level, height: conv.height, width: conv.width, inputs, matrix, weights }
     }

@@ -1,6 +1,8 @@
 //! The transformations of F(2x2, 3x3) and F(4x4, 3x3), of patches of 4 and of 6 pixels a side.
 
 use super::super::half;
+use super::Tile;
+use crate::level::Kernel;
 use crate::vector::Vector;
 
 /// A row of `B^T`.
@@ -41,45 +43,140 @@ pub(super) fn back<V: Vector, const SIDE: usize, const PATCH: usize>(m: [V; PATC
     out
 }
 
-/// `G g G^T` of a 3x3.
-pub(super) fn transformed<const PATCH: usize>(g: [f32; 9]) -> [[f32; PATCH]; PATCH] {
-    let mut half = [[0.0; 3]; PATCH];
+/// `G g G^T` of as many 3x3 as there are lanes.
+#[inline(always)]
+fn transformed<V: Vector, const PATCH: usize>(g: [V; 9]) -> [[V; PATCH]; PATCH] {
+    let mut half = [[g[0]; 3]; PATCH];
     for x in 0..3 {
-        let column = row_of_weights::<PATCH>([g[x], g[3 + x], g[6 + x]]);
+        let column = row_of_weights::<V, PATCH>([g[x], g[3 + x], g[6 + x]]);
         for y in 0..PATCH {
             half[y][x] = column[y];
         }
     }
-    half.map(row_of_weights::<PATCH>)
-}
-
-/// [`transformed`], of the channel or, in bf16, of the two channels of a word.
-pub(super) fn prepared<const PATCH: usize>(
-    bf16: bool,
-    channel: usize,
-    kernel: impl Fn(usize) -> [f32; 9],
-) -> [[f32; PATCH]; PATCH] {
-    if !bf16 {
-        return transformed(kernel(channel));
+    let mut out = [[g[0]; PATCH]; PATCH];
+    for y in 0..PATCH {
+        out[y] = row_of_weights::<V, PATCH>(half[y]);
     }
-    let [low, high] = half::channels_of(channel).map(|channel| transformed::<PATCH>(kernel(channel)));
-    std::array::from_fn(|y| std::array::from_fn(|x| half::word([low[y][x], high[y][x]])))
-}
-
-/// A row of `G`.
-pub(super) fn row_of_weights<const PATCH: usize>([a, b, c]: [f32; 3]) -> [f32; PATCH] {
-    let mut out = [c; PATCH];
-    if PATCH == 4 {
-        (out[0], out[1], out[2]) = (a, 0.5 * (a + c + b), 0.5 * (a + c - b));
-        return out;
-    }
-    out[0] = a / 4.0;
-    (out[1], out[2]) = (-(a + c + b) / 6.0, -(a + c - b) / 6.0);
-    (out[3], out[4]) = (a / 24.0 + c / 6.0 + b / 12.0, a / 24.0 + c / 6.0 - b / 12.0);
     out
 }
 
-/// A weight to its place in the matrix of every point.
-pub(super) fn spread<const PATCH: usize>(weights: &[[f32; PATCH]; PATCH], pieces: &mut [&mut [f32]], to: usize) {
-    weights.iter().flatten().zip(pieces).for_each(|(weight, piece)| piece[to] = *weight);
+/// A row of `G`.
+#[inline(always)]
+fn row_of_weights<V: Vector, const PATCH: usize>([a, b, c]: [V; 3]) -> [V; PATCH] {
+    let times = |x: V, factor: f32| x.mul(V::splat(factor));
+    let mut out = [c; PATCH];
+    let ends = a.add(c);
+    if PATCH == 4 {
+        (out[0], out[1], out[2]) = (a, times(ends.add(b), 0.5), times(ends.sub(b), 0.5));
+        return out;
+    }
+    out[0] = times(a, 0.25);
+    (out[1], out[2]) = (times(ends.add(b), -1.0 / 6.0), times(ends.sub(b), -1.0 / 6.0));
+    let (ends, middle) = (times(a, 1.0 / 24.0).add(times(c, 1.0 / 6.0)), times(b, 1.0 / 12.0));
+    (out[3], out[4]) = (ends.add(middle), ends.sub(middle));
+    out
+}
+
+/// Transforms the weights of some lanes into their piece of each point's matrix, `[channel][lane]`.
+pub(super) struct Prepare<'a, F> {
+    pub tile: Tile,
+    pub bf16: bool,
+    /// Channels that are read, and the same in words where there are words.
+    pub inputs: usize,
+    pub depth: usize,
+    /// The first lane, those that there are from it on, and those of the piece.
+    pub first: usize,
+    pub lanes: usize,
+    pub width: usize,
+    /// `kernel(lane, channel)` is the 3x3 from one channel to another.
+    pub kernel: &'a F,
+    /// A piece a point.
+    pub pieces: Vec<&'a mut [f32]>,
+}
+
+impl<F: Fn(usize, usize) -> [f32; 9]> Kernel for Prepare<'_, F> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        match self.tile {
+            Tile::Two => self.points::<V, 4>(),
+            Tile::Four => self.points::<V, 6>(),
+        }
+    }
+}
+
+impl<F: Fn(usize, usize) -> [f32; 9]> Prepare<'_, F> {
+    #[inline(always)]
+    fn points<V: Vector, const PATCH: usize>(mut self) {
+        assert!(self.width.is_multiple_of(V::LANES) && self.pieces.len() == PATCH * PATCH);
+        assert!(self.pieces.iter().all(|piece| piece.len() >= self.depth * self.width));
+        for channel in 0..self.depth {
+            for lane in (0..self.width).step_by(V::LANES) {
+                let [low, high] = if self.bf16 { half::channels_of(channel) } else { [channel; 2] };
+                let mut points = transformed::<V, PATCH>(self.taps(low, lane));
+                if self.bf16 {
+                    let above = transformed::<V, PATCH>(self.taps(high, lane));
+                    for y in 0..PATCH {
+                        for x in 0..PATCH {
+                            points[y][x] = above[y][x].above(points[y][x].low_half());
+                        }
+                    }
+                }
+                let place = channel * self.width + lane;
+                for y in 0..PATCH {
+                    for x in 0..PATCH {
+                        // SAFETY: a piece has `depth` rows of `width` lanes, whole vectors, by the assertions above.
+                        unsafe { points[y][x].store(self.pieces[y * PATCH + x].as_mut_ptr().add(place)) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The 3x3 from a channel to the lanes from `lane` on; zeros from and to those that are none.
+    #[inline(always)]
+    fn taps<V: Vector>(&self, channel: usize, lane: usize) -> [V; 9] {
+        let mut taps = [[0.0f32; 16]; 9];
+        if channel < self.inputs {
+            for at in 0..self.lanes.saturating_sub(lane).min(V::LANES) {
+                let kernel = (self.kernel)(self.first + lane + at, channel);
+                for tap in 0..9 {
+                    taps[tap][at] = kernel[tap];
+                }
+            }
+        }
+        let mut out = [V::splat(0.0); 9];
+        for tap in 0..9 {
+            // SAFETY: no level has more than 16 lanes.
+            out[tap] = unsafe { V::load(taps[tap].as_ptr()) };
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::noise;
+    use super::super::turned::plain;
+    use super::*;
+    use crate::vector::Portable;
+
+    #[test]
+    fn a_transformed_kernel_is_found_again() {
+        let values = noise(9 * 8, 4);
+        // SAFETY: eight lanes lie behind each tap's start, and in each array.
+        let taps = std::array::from_fn(|tap| unsafe { Portable::load(values[8 * tap..].as_ptr()) });
+        let lane = |x: Portable, lane: usize| {
+            let mut lanes = [0.0; 8];
+            unsafe { x.store(lanes.as_mut_ptr()) }
+            lanes[lane]
+        };
+        let (two, four) = (transformed::<Portable, 4>(taps), transformed::<Portable, 6>(taps));
+        for at in 0..8 {
+            let [two, four] =
+                [plain(two.map(|row| row.map(|x| lane(x, at)))), plain(four.map(|row| row.map(|x| lane(x, at))))];
+            for (tap, found) in two.into_iter().enumerate().chain(four.into_iter().enumerate()) {
+                assert!((found - values[8 * tap + at]).abs() < 2e-6, "{found}, {}", values[8 * tap + at]);
+            }
+        }
+    }
 }
