@@ -79,8 +79,8 @@ enum ObjectiveArgument {
 }
 
 /// Epochs of fine-tuning where none are asked for; the literature's 25 are for a GPU. On CIFAR-10 these are 3 million
-/// forward and backward passes, which at the 1,200 a second of results/train-step-width-16.json take two idle cores about
-/// three quarters of an hour.
+/// forward and backward passes, which at the 780 a second of results/train-step-width-16-views-8.json take two idle cores
+/// about an hour.
 const FINE_TUNING: u32 = 5;
 
 impl Arguments {
