@@ -110,9 +110,9 @@ impl Int8 {
     }
 
     fn run(&self, from: &[f32], to: &mut [f32], first_row: usize, window: &Window) {
-        #[cfg(target_arch = "x86_64")]
         if self.level.multiplies_int8() {
             // SAFETY: the instructions were just found.
+            #[cfg(target_arch = "x86_64")]
             return unsafe { self.run_vnni(from, to, first_row, window) };
         }
         self.walk::<Plain>(from, to, first_row, window);
