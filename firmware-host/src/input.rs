@@ -91,11 +91,39 @@ pub fn listen(input: Input, post: &Arc<Post>) -> io::Result<()> {
 }
 
 fn keys(mut input: impl Read, post: &Post) {
-    let mut pressed = [0; 64];
+    let (mut pressed, mut sequence) = ([0; 64], Sequence::None);
     while let Ok(count @ 1..) = input.read(&mut pressed) {
-        for command in pressed[..count].iter().filter_map(|&key| Command::of_key(char::from(key))) {
+        let plain = pressed[..count].iter().filter(|&&key| sequence.plain(key));
+        for command in plain.filter_map(|&key| Command::of_key(char::from(key))) {
             post.command(command);
         }
+    }
+}
+
+/// Where the bytes of a terminal are in what one of its other keys sends: Delete is `ESC [ 3 ~`, and no label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sequence {
+    None,
+    /// After the escape character, which is also a key.
+    Escape,
+    /// In a control sequence (ECMA-48, 5.4): up to its final byte.
+    Control,
+    /// One more.
+    Single,
+}
+
+impl Sequence {
+    /// Whether a byte is a key of its own.
+    fn plain(&mut self, byte: u8) -> bool {
+        let before = *self;
+        *self = match (before, byte) {
+            (_, 0x1b) => Self::Escape,
+            (Self::Escape, b'[') => Self::Control,
+            (Self::Escape, b'O') => Self::Single,
+            (Self::Control, b' '..=b'?') => Self::Control,
+            _ => Self::None,
+        };
+        matches!(before, Self::None | Self::Escape) && *self == Self::None
     }
 }
 
@@ -134,6 +162,24 @@ mod tests {
     use super::*;
     use crate::work::post;
     use std::time::Instant;
+
+    /// Delete, Home, F5, an arrow with Ctrl, an arrow of the keypad and one that comes in pieces; Escape and Alt change nothing.
+    #[test]
+    fn what_other_keys_send_is_no_command() {
+        struct Pieces<I>(I);
+        impl<I: Iterator<Item = &'static str>> Read for Pieces<I> {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.0.next().map_or(Ok(0), |piece| piece.as_bytes().read(into))
+            }
+        }
+        let inbox = post();
+        let pressed =
+            ["\x1b[3~\x1b[1~", "\x1b[15~\x1b[1;5A\x1bOA", "\x1b", "[", "5~", "2", "\x1b", "v", "\x1ba", "\x1b\x03"];
+        keys(Pieces(pressed.into_iter()), &inbox);
+        let (commands, _) = inbox.wait(Instant::now());
+        let wanted = ['2', 'v', 'a', 'q'].map(|key| Command::of_key(key).unwrap());
+        assert!(commands.iter().eq(&wanted), "{commands:?}");
+    }
 
     #[test]
     fn keys_and_lines_become_commands() {
