@@ -184,10 +184,7 @@ fn target(outlet: &Outlet, config: &Config) -> Result<String, String> {
         }
         Outlet::Terminal | Outlet::Sixel => Err("the standard output is no terminal".into()),
         Outlet::Window if !cfg!(feature = "window") => Err(without("window")),
-        Outlet::Window => match std::env::var_os("DISPLAY").or_else(|| std::env::var_os("WAYLAND_DISPLAY")) {
-            Some(display) => Ok(format!("on {}", display.display())),
-            None => Err("neither DISPLAY nor WAYLAND_DISPLAY is set".into()),
-        },
+        Outlet::Window => crate::display::desktop().map(|desktop| format!("on {desktop}")),
         Outlet::Framebuffer(path) => {
             let Geometry { width, height, bits, .. } = Geometry::of(path).map_err(|error| error.to_string())?;
             device(path).map(|_| format!("{width}x{height} pixels of {bits} bits"))

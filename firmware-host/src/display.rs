@@ -29,6 +29,9 @@ use embedded_graphics::prelude::*;
 use embedded_graphics::primitives::Rectangle;
 use image::RgbImage;
 use std::convert::Infallible;
+#[cfg(target_os = "linux")]
+use std::os::unix::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -285,6 +288,33 @@ pub(crate) fn at(path: &std::path::Path) -> impl Fn(std::io::Error) -> TargetErr
     move |error| TargetError::new(path.display(), error)
 }
 
+/// The desktop that windows are opened on. Where it does not answer, SDL would draw where nobody looks.
+///
+/// # Errors
+/// Why there is none.
+pub fn desktop() -> Result<String, String> {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    answering(set("WAYLAND_DISPLAY"), set("DISPLAY"))
+}
+
+fn answering(wayland: Option<String>, x11: Option<String>) -> Result<String, String> {
+    if let Some(name) = wayland {
+        return Ok(name);
+    }
+    let name = x11.ok_or("neither DISPLAY nor WAYLAND_DISPLAY is set")?;
+    // `:1` and `:1.0` are on this machine; what else there is, SDL may know.
+    let number = name.strip_prefix(':').map(|number| number.split('.').next().unwrap_or_default());
+    let silent = number.is_some_and(|number| UnixStream::connect(format!("/tmp/.X11-unix/X{number}")).is_err());
+    // In a container the address may be there, and the file not.
+    #[cfg(target_os = "linux")]
+    let silent = silent && {
+        use std::os::linux::net::SocketAddrExt;
+        let address = SocketAddr::from_abstract_name(format!("/tmp/.X11-unix/X{}", number.unwrap_or_default()));
+        address.and_then(|address| UnixStream::connect_addr(&address)).is_err()
+    };
+    if silent { Err(format!("DISPLAY is {name}, where nothing answers")) } else { Ok(name) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +324,17 @@ mod tests {
         assert_eq!("fb:/dev/fb1".parse(), Ok(Outlet::Framebuffer("/dev/fb1".into())));
         assert_eq!("ssd1306:/dev/i2c-1".parse(), Ok(Outlet::Panel(Chip::Ssd1306, "/dev/i2c-1".into())));
         for wrong in ["", "fb", "png:", "terminal:x", "tv"] {
+    #[test]
+    fn a_desktop_that_does_not_answer_is_none() {
+        let x11 = |name: &str| answering(None, Some(name.into()));
+        assert!(answering(None, None).unwrap_err().contains("DISPLAY"));
+        for name in [":9977", ":9977.0"] {
+            assert!(x11(name).unwrap_err().contains(name));
+        }
+        assert_eq!(x11("elsewhere:0").as_deref(), Ok("elsewhere:0"));
+        assert_eq!(answering(Some("wayland-0".into()), Some(":9977".into())).as_deref(), Ok("wayland-0"));
+    }
+
             wrong.parse::<Outlet>().unwrap_err();
         }
     }

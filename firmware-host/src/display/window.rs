@@ -1,22 +1,25 @@
 //! A window, through embedded-graphics-simulator and SDL2.
 
-use super::{Kept, Shape, Target, TargetError};
+use super::{Kept, Shape, Target, TargetError, desktop};
 use crate::command::{Command, Mode};
 use crate::state::ViewState;
 use embedded_graphics::pixelcolor::Rgb888;
 use embedded_graphics::prelude::*;
 use embedded_graphics_simulator::sdl2::Keycode;
 use embedded_graphics_simulator::{OutputSettingsBuilder, SimulatorDisplay, SimulatorEvent, Window};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the window is looked after.
 const PATIENCE: Duration = Duration::from_millis(33);
+/// How often it is painted though nothing changed: what another window covered is not there, and the simulator tells of none.
+const REPAINT: Duration = Duration::from_secs(1);
 
 /// A window that shows a screen, enlarged.
 pub struct Pane {
     window: Window,
     display: SimulatorDisplay<Rgb888>,
     screen: Kept,
+    painted: Instant,
 }
 
 impl Pane {
@@ -25,9 +28,7 @@ impl Pane {
     /// # Errors
     /// Without a display to open it on.
     pub fn open(shape: Shape) -> Result<Self, TargetError> {
-        if std::env::var_os("DISPLAY").is_none() && std::env::var_os("WAYLAND_DISPLAY").is_none() {
-            return Err(TargetError::new("window", "neither DISPLAY nor WAYLAND_DISPLAY is set: use terminal"));
-        }
+        desktop().map_err(|why| TargetError::new("window", format!("{why}: use terminal")))?;
         let screen = Kept::new(shape);
         let scale = if shape == Shape::Mono { 5 } else { 2 };
         let settings = OutputSettingsBuilder::new().scale(scale).build();
@@ -35,7 +36,12 @@ impl Pane {
         let display = SimulatorDisplay::new(screen.size());
         // The first update makes the window; events are there only after it.
         window.update(&display);
-        Ok(Self { window, display, screen })
+        Ok(Self { window, display, screen, painted: Instant::now() })
+    }
+
+    fn paint(&mut self) {
+        self.window.update(&self.display);
+        self.painted = Instant::now();
     }
 }
 
@@ -60,11 +66,14 @@ impl Target for Pane {
             Rgb888::new(r, g, b)
         });
         let Ok(()) = self.display.fill_contiguous(&area, pixels);
-        self.window.update(&self.display);
+        self.paint();
         Ok(())
     }
 
     fn commands(&mut self) -> Vec<Command> {
+        if self.painted.elapsed() >= REPAINT {
+            self.paint();
+        }
         let of = |event| match event {
             SimulatorEvent::Quit => Some(Command::Quit),
             SimulatorEvent::KeyDown { keycode, .. } => command(keycode),
