@@ -11,7 +11,7 @@
 //! | `1`..`9` | `label NAME` | the frame that is seen shows this class: an example to adapt to |
 //! | `r` | `rollback` | the weights before the last promotion |
 //! | `s` | `snapshot PATH` | the screen as a PNG |
-//! | `i` | `status` | one line of JSON on the standard output |
+//! | `i` | `status` | one line of JSON on the standard output; in the log, where a terminal is drawn on there |
 //! | `q` | `quit` | |
 
 use gabion_spec::Pixels;
@@ -56,7 +56,7 @@ pub enum Command {
     RollBack,
     /// The screen as a PNG; by default a name with the time.
     Snapshot(Option<PathBuf>),
-    /// One line of JSON on the standard output.
+    /// One line of JSON on the standard output, or in the log.
     Status,
     /// The end.
     Quit,

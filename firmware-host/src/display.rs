@@ -75,6 +75,11 @@ pub trait Target {
         false
     }
 
+    /// Whether it is drawn over whatever is written to the standard output.
+    fn covers_output(&self) -> bool {
+        false
+    }
+
     /// The end: what is kept is written.
     ///
     /// # Errors
@@ -283,11 +288,6 @@ pub fn open(outlet: &Outlet, shape: Shape, wiring: &Wiring) -> Result<Option<Box
     }))
 }
 
-/// Names a path in an error.
-pub(crate) fn at(path: &std::path::Path) -> impl Fn(std::io::Error) -> TargetError + '_ {
-    move |error| TargetError::new(path.display(), error)
-}
-
 /// The desktop that windows are opened on. Where it does not answer, SDL would draw where nobody looks.
 ///
 /// # Errors
@@ -315,15 +315,15 @@ fn answering(wayland: Option<String>, x11: Option<String>) -> Result<String, Str
     if silent { Err(format!("DISPLAY is {name}, where nothing answers")) } else { Ok(name) }
 }
 
+/// Names a path in an error.
+pub(crate) fn at(path: &std::path::Path) -> impl Fn(std::io::Error) -> TargetError + '_ {
+    move |error| TargetError::new(path.display(), error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn outlets_are_read() {
-        assert_eq!("fb:/dev/fb1".parse(), Ok(Outlet::Framebuffer("/dev/fb1".into())));
-        assert_eq!("ssd1306:/dev/i2c-1".parse(), Ok(Outlet::Panel(Chip::Ssd1306, "/dev/i2c-1".into())));
-        for wrong in ["", "fb", "png:", "terminal:x", "tv"] {
     #[test]
     fn a_desktop_that_does_not_answer_is_none() {
         let x11 = |name: &str| answering(None, Some(name.into()));
@@ -335,6 +335,11 @@ mod tests {
         assert_eq!(answering(Some("wayland-0".into()), Some(":9977".into())).as_deref(), Ok("wayland-0"));
     }
 
+    #[test]
+    fn outlets_are_read() {
+        assert_eq!("fb:/dev/fb1".parse(), Ok(Outlet::Framebuffer("/dev/fb1".into())));
+        assert_eq!("ssd1306:/dev/i2c-1".parse(), Ok(Outlet::Panel(Chip::Ssd1306, "/dev/i2c-1".into())));
+        for wrong in ["", "fb", "png:", "terminal:x", "tv"] {
             wrong.parse::<Outlet>().unwrap_err();
         }
     }

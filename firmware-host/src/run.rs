@@ -109,8 +109,9 @@ pub fn run(
     let app = App::new(plan.engine.about().clone(), plan.task, plan.examples, plan.stall);
     let failing = vec![false; targets.len()];
     let mut summary = Summary::default();
-    let log = Log::default();
-    let mut running = Running { plan, post, switch: &switch, desk: &desk, app, threads, failing, log, training: false };
+    let (log, covered) = (Log::default(), targets.iter().any(|target| target.covers_output()));
+    let (switch, desk) = (&switch, &desk);
+    let mut running = Running { plan, post, switch, desk, app, threads, failing, covered, log, training: false };
     running.follow(targets, &mut summary, onlooker)?;
 
     switch.stop();
@@ -182,6 +183,8 @@ struct Running<'a> {
     threads: Vec<Thread>,
     /// Which targets refused the last time.
     failing: Vec<bool>,
+    /// Whether a target is drawn on the standard output.
+    covered: bool,
     log: Log,
     training: bool,
 }
@@ -202,11 +205,12 @@ impl Running<'_> {
             let before = self.app.feed();
             self.app.tick(time);
             let mut changed = !commands.is_empty();
-            let mut actions = Vec::new();
             for event in events {
                 // A source that goes on as before is no reason to draw.
                 changed |= !matches!(event, Event::Feed(..));
-                actions.extend(self.event(event, time, summary));
+                if let Some(action) = self.event(event, time, summary) {
+                    self.act(action, summary)?;
+                }
                 // In between, so that a fault that is already over is seen as well.
                 if self.log.feed(self.app.feed(), self.app.detail()) {
                     summary.faults += 1;
@@ -216,17 +220,17 @@ impl Running<'_> {
             let asked = targets.iter_mut().flat_map(|target| target.commands()).collect::<Vec<_>>();
             for command in commands.into_iter().chain(asked).chain(onlooker(time, &self.app, summary)) {
                 changed = true;
-                actions.extend(self.app.command(command));
-            }
-            changed |= self.app.feed() != before;
-            summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
-            *locked(&self.desk.task) = Some(self.app.task());
-            for action in actions {
-                if !self.act(action, summary)? {
+                // At once: a status or a snapshot is of what was asked for before it.
+                if let Some(action) = self.app.command(command)
+                    && !self.act(action, summary)?
+                {
                     service.stopping();
                     return Ok(());
                 }
             }
+            changed |= self.app.feed() != before;
+            summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
+            *locked(&self.desk.task) = Some(self.app.task());
             if summary.died.is_some() {
                 return Ok(());
             }
@@ -340,6 +344,10 @@ impl Running<'_> {
                         self.app.note(error.to_string());
                     }
                 }
+            }
+            Action::Report if self.covered => {
+                tracing::info!(status = %self.app.status());
+                self.app.note("status: in the log, --journal-file");
             }
             Action::Report => {
                 if let Err(error) = writeln!(std::io::stdout(), "{}", self.app.status()) {

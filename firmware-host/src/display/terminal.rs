@@ -319,6 +319,10 @@ impl<W: Write> Target for Terminal<W> {
         self.owes
     }
 
+    fn covers_output(&self) -> bool {
+        true
+    }
+
     fn finish(&mut self) -> Result<(), TargetError> {
         let written = write!(self.out, "\x1b[0m\x1b[{};1H\x1b[?25h\r\n", self.shown.0.max(1));
         written.and_then(|()| self.out.flush()).map_err(|error| TargetError::new("terminal", error))

@@ -107,6 +107,53 @@ fn every_fault_is_shown_and_counted_once() {
     }
 }
 
+/// Commands that arrive together are done one after the other.
+#[test]
+fn a_snapshot_is_of_what_was_asked_for_before_it() {
+    let place = tempfile::tempdir().unwrap();
+    // A source that is not there gives no frame that could come in between.
+    let plan = plan(Origin::File(place.path().join("none")));
+    let shot = |name: &str| Command::Snapshot(Some(place.path().join(name)));
+    let taken = |commands: Vec<Command>| {
+        let post = Arc::new(post());
+        commands.into_iter().chain([Command::Quit]).for_each(|command| assert!(post.command(command)));
+        run(&plan, &post, &mut [], &mut |_, _, _| None).unwrap();
+    };
+    taken(vec![Command::Pause(true), Command::Mode(Mode::Attack), shot("attack"), Command::Mode(Mode::Live)]);
+    taken(vec![Command::Pause(true), Command::Mode(Mode::Attack), shot("attack alone")]);
+    taken(vec![Command::Pause(true), shot("live")]);
+    let [attack, alone, live] = ["attack", "attack alone", "live"].map(|name| std::fs::read(place.path().join(name)));
+    let (attack, alone, live) = (attack.unwrap(), alone.unwrap(), live.unwrap());
+    assert_eq!(attack, alone);
+    assert_ne!(attack, live);
+}
+
+/// A line of JSON across the picture would stay there.
+#[test]
+fn a_status_is_not_written_over_a_picture() {
+    struct Over(Arc<Mutex<Vec<String>>>);
+    impl Target for Over {
+        fn show(&mut self, state: &ViewState<'_>, _: Duration) -> Result<(), TargetError> {
+            self.0.lock().unwrap().push(state.status.to_owned());
+            Ok(())
+        }
+        fn covers_output(&self) -> bool {
+            true
+        }
+    }
+    let plan = plan(Origin::Synth);
+    let said = Arc::default();
+    let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Over(Arc::clone(&said)))];
+    let post = Arc::new(post());
+    post.command(Command::Status);
+    let done = || said.lock().unwrap().iter().any(|said| said.contains("in the log"));
+    run(&plan, &post, &mut targets, &mut |time, _, _| {
+        assert!(time < Duration::from_secs(60));
+        done().then_some(Command::Quit)
+    })
+    .unwrap();
+}
+
 /// Has no room for what it adapts.
 struct Full(StandIn);
 
