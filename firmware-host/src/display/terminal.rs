@@ -16,6 +16,13 @@ use std::time::Duration;
 
 /// Columns of text beside the picture.
 const COLUMN: u32 = 36;
+/// What keys do, each line within a column.
+const KEYS: [&str; 4] = [
+    "l live  a attack  d adapt",
+    "space pause  +/- epsilon  v views",
+    "1-9 label  r rollback  s shot",
+    "i status  q quit",
+];
 /// Shortest time between two sixel pictures: each is the whole screen.
 const SIXEL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -40,6 +47,8 @@ pub struct Terminal<W> {
     size: fn() -> (u32, u32),
     shown: (u32, u32),
     cells: Vec<Cell>,
+    /// Columns of the picture.
+    left: u32,
     lines: Vec<String>,
     sixel_at: Option<Duration>,
     /// Whether a picture came too soon after the last one to be drawn.
@@ -73,7 +82,7 @@ impl<W: Write> Terminal<W> {
     pub fn new(out: W, style: Style, shape: Shape, size: fn() -> (u32, u32)) -> Self {
         let screen = Kept::new(shape);
         let (cells, lines, text) = (Vec::new(), Vec::new(), String::new());
-        Self { out, style, screen, size, shown: (0, 0), cells, lines, sixel_at: None, owes: false, text }
+        Self { out, style, screen, size, shown: (0, 0), cells, left: 0, lines, sixel_at: None, owes: false, text }
     }
 
     /// What of the screen there is room for: all of it, or only the classified picture.
@@ -126,20 +135,26 @@ impl<W: Write> Terminal<W> {
         if colours.is_some() {
             self.text.push_str("\x1b[0m");
         }
-        self.cells = cells;
+        (self.cells, self.left) = (cells, columns);
     }
 
     /// Lines beside the picture, those that changed.
-    fn beside(&mut self, state: &ViewState<'_>, left: u32, (rows, columns): (u32, u32), fresh: bool) {
-        let room = columns.saturating_sub(left + 2) as usize;
-        let lines = lines(state);
-        for (row, line) in lines.iter().enumerate().take(rows as usize) {
+    fn beside(&mut self, state: &ViewState<'_>, (rows, columns): (u32, u32), fresh: bool) {
+        let left = self.left;
+        let (rows, room) = (rows as usize, columns.saturating_sub(left + 2) as usize);
+        let mut lines = lines(state);
+        if lines.len() > rows {
+            lines.retain(|line| !line.is_empty());
+            // A row below the last one would be the last one.
+            lines.truncate(rows);
+        }
+        for (row, line) in lines.iter().enumerate() {
             if fresh || self.lines.get(row) != Some(line) {
                 let shown = shortened(line, room);
                 let _ = write!(self.text, "\x1b[{};{}H{shown}\x1b[K", row + 1, left + 2);
             }
         }
-        for row in lines.len()..self.lines.len() {
+        for row in lines.len()..if fresh { 0 } else { self.lines.len() } {
             let _ = write!(self.text, "\x1b[{};{}H\x1b[K", row + 1, left + 2);
         }
         self.lines = lines;
@@ -228,8 +243,7 @@ fn lines(state: &ViewState<'_>) -> Vec<String> {
         }
     }
     lines.extend([state.status.to_owned(), String::new()]);
-    lines.extend(["l live  a attack  d adapt".to_owned(), "space pause  +/- epsilon  v views".to_owned()]);
-    lines.push("1-9 label  r rollback  s shot  q quit".to_owned());
+    lines.extend(KEYS.map(str::to_owned));
     lines
 }
 
@@ -290,10 +304,13 @@ impl<W: Write> Target for Terminal<W> {
             self.shown = size;
         }
         match self.style {
-            Style::Blocks if changed || fresh => {
-                let image = self.reduced(state, size);
-                self.blocks(&image, fresh);
-                self.beside(state, image.width(), size, fresh);
+            Style::Blocks => {
+                if changed || fresh {
+                    let image = self.reduced(state, size);
+                    self.blocks(&image, fresh);
+                }
+                // It says more than the smallest screen.
+                self.beside(state, size, fresh);
             }
             Style::Sixels if (changed || fresh) && self.sixel_at.is_none_or(|last| time >= last + SIXEL_PAUSE) => {
                 self.sixel_at = Some(time);
@@ -301,8 +318,7 @@ impl<W: Write> Target for Terminal<W> {
                 let picture = sixels(&self.screen.image());
                 self.text.push_str(&picture);
             }
-            Style::Sixels if changed || fresh => self.owes = true,
-            _ => {}
+            Style::Sixels => self.owes = changed || fresh,
         }
         if self.text.is_empty() {
             return Ok(());
@@ -316,7 +332,7 @@ impl<W: Write> Target for Terminal<W> {
     }
 
     fn owes(&self) -> bool {
-        self.owes
+        self.owes || (self.size)() != self.shown
     }
 
     fn covers_output(&self) -> bool {
@@ -378,8 +394,63 @@ mod tests {
         }
     }
 
+    fn paused(status: &str) -> ViewState<'_> {
+        ViewState {
+            picture: None,
+            views: &[],
+            verdict: None,
+            badge: Badge::Clean,
+            scene: Scene::Live,
+            feed: Feed::Paused,
+            milliseconds: None,
+            device: "cpu",
+            status,
+        }
+    }
+
+    /// The rest of what was shown is somewhere else, though nothing else changed.
+    #[test]
+    fn another_size_is_drawn_anew() {
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        static ROWS: AtomicU32 = AtomicU32::new(24);
+        let mut terminal = Terminal::new(Vec::new(), Style::Blocks, Shape::Square, || (ROWS.load(Relaxed), 80));
+        terminal.show(&paused("a model"), Duration::ZERO).unwrap();
+        assert!(!terminal.owes());
+        ROWS.store(40, Relaxed);
+        assert!(terminal.owes());
+        terminal.out.clear();
+        terminal.show(&paused("a model"), Duration::ZERO).unwrap();
+        let again = String::from_utf8(terminal.out.clone()).unwrap();
+        assert!(again.contains("\x1b[2J") && again.contains("a model") && !terminal.owes());
+    }
+
+    /// The smallest screen has no room for it.
+    #[test]
+    fn words_are_written_where_the_screen_stays_the_same() {
+        let mut terminal = Terminal::new(Vec::new(), Style::Blocks, Shape::Mono, || (40, 170));
+        terminal.show(&paused("a model"), Duration::ZERO).unwrap();
+        terminal.out.clear();
+        terminal.show(&paused("epsilon 9/255"), Duration::ZERO).unwrap();
+        assert!(String::from_utf8_lossy(&terminal.out).contains("epsilon 9/255"));
+    }
+
+    /// A row below the last one is the last one for a terminal, and words there are gone.
+    #[test]
+    fn nothing_is_written_below_the_last_row() {
+        let mut terminal = Terminal::new(Vec::new(), Style::Blocks, Shape::Square, || (8, 40));
+        let scene = Scene::Adapt(crate::state::Adaptation { stage: Stage::Training(0.5), curve: &[0.5], guard: None });
+        for state in [ViewState { scene, ..paused("a model") }, paused("a model")] {
+            terminal.show(&state, Duration::ZERO).unwrap();
+        }
+        let text = String::from_utf8(terminal.out).unwrap();
+        let rows =
+            text.split("\x1b[").filter_map(|piece| piece.split_once('H')?.0.split_once(';')?.0.parse::<u32>().ok());
+        assert!(rows.max() <= Some(8), "{text:?}");
+    }
+
     #[test]
     fn long_lines_are_shortened() {
+        assert!(KEYS.iter().all(|line| line.len() <= COLUMN as usize - 2));
         assert_eq!(shortened("grand piano", 20), "grand piano");
         assert_eq!(shortened("grand piano", 9), "grand...");
         assert_eq!(shortened("grand piano", 2), "..");
