@@ -129,6 +129,12 @@ impl App {
         }
     }
 
+    /// The frame that stays, while the source rests or has ended.
+    pub fn resting(&self) -> Option<Arc<Frame>> {
+        let rests = matches!(self.feed(), Feed::Paused | Feed::Ended);
+        self.outcome.as_ref().filter(|_| rests).map(|outcome| Arc::clone(&outcome.frame))
+    }
+
     /// Why the source does so.
     pub fn detail(&self) -> &str {
         &self.detail

@@ -230,7 +230,12 @@ impl Running<'_> {
             }
             changed |= self.app.feed() != before;
             summary.faults += u64::from(self.log.feed(self.app.feed(), self.app.detail()));
-            *locked(&self.desk.task) = Some(self.app.task());
+            let task = self.app.task();
+            let other = locked(&self.desk.task).replace(task) != Some(task);
+            // No frame comes that it would be asked of.
+            if other && let Some(frame) = self.app.resting() {
+                self.desk.frames.put(frame);
+            }
             if summary.died.is_some() {
                 return Ok(());
             }

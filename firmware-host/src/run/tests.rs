@@ -128,6 +128,35 @@ fn a_snapshot_is_of_what_was_asked_for_before_it() {
     assert_ne!(attack, live);
 }
 
+/// What rests can be attacked; it is no example again.
+#[test]
+fn a_frame_that_rests_is_asked_about_anew() {
+    let plan = Plan { task: Task { mode: Mode::Adapt, ..Task::default() }, examples: 1000, ..plan(Origin::Synth) };
+    let (shown, post) = (Arc::default(), Arc::new(post()));
+    let mut targets: Vec<Box<dyn Target>> = vec![Box::new(Shown(Arc::clone(&shown), 0))];
+    let (mut step, mut rested, mut attacked) = (0, 0, 0);
+    run(&plan, &post, &mut targets, &mut |time, app, summary| {
+        assert!(time < Duration::from_secs(60), "step {step}");
+        let view = app.view();
+        let agreed = view.verdict.map_or(0, |verdict| verdict.views);
+        let (command, then) = match step {
+            0 => (Command::Pause(true), summary.frames > 5),
+            // What was on its way when it was paused.
+            1 => (Command::Mode(Mode::Attack), time > Duration::from_millis(500)),
+            2 => (Command::Views(4), matches!(view.scene, Scene::Attack(duel) if duel.many.is_some())),
+            3 => (Command::Mode(Mode::Adapt), agreed == 4),
+            _ => (Command::Quit, summary.frames == attacked + 1),
+        };
+        then.then(|| {
+            (rested, attacked) = if step == 1 { (summary.frames, attacked) } else { (rested, summary.frames) };
+            step += 1;
+            command
+        })
+    })
+    .unwrap();
+    assert_eq!((step, attacked), (5, rested + 3));
+}
+
 /// A line of JSON across the picture would stay there.
 #[test]
 fn a_status_is_not_written_over_a_picture() {
