@@ -9,6 +9,7 @@ mod output;
 mod progress;
 
 use clap::{Parser, Subcommand};
+use gabion_spec::one_line;
 use output::{Done, Failure, Output};
 use std::process::ExitCode;
 
@@ -109,8 +110,7 @@ fn finish(done: Done) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Failed(error)) => {
-            let message = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {}", output::plain(&message));
+            eprintln!("error: {}", one_line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

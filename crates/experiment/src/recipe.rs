@@ -1,6 +1,6 @@
 //! From what was typed to a resolved recipe: presets, TOML files and `key=value` settings.
 
-use gabion_spec::{Adapt, Pretrain};
+use gabion_spec::{Adapt, Pretrain, one_line};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -39,17 +39,20 @@ const MOST_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // the messages are the documentation
 pub enum RecipeError {
-    #[error("no preset is called `{name}`; did you mean `{nearest}`? `gabion pretrain --list-presets` lists them")]
+    #[error(
+        "no preset is called `{}`; did you mean `{nearest}`? `gabion pretrain --list-presets` lists them",
+        one_line(name)
+    )]
     Preset { name: String, nearest: String },
     #[error("cannot read the recipe {}: {source}; check the path", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{origin} is not TOML: {message}")]
+    #[error("{origin} is not TOML: {}", one_line(message))]
     Toml { origin: String, message: String },
-    #[error("`{text}` is not a setting; write key=value, such as threat.replays=3")]
+    #[error("`{}` is not a setting; write key=value, such as threat.replays=3", one_line(text))]
     Setting { text: String },
-    #[error("{origin} does not know `{key}`; did you mean `{nearest}`?")]
+    #[error("{origin} does not know `{}`; did you mean `{nearest}`?", one_line(key))]
     Key { origin: String, key: String, nearest: String },
-    #[error("{origin}: {message}")]
+    #[error("{origin}: {}", one_line(message))]
     Value { origin: String, message: String },
     #[error(transparent)]
     Invalid(#[from] gabion_spec::Invalid),
@@ -110,8 +113,7 @@ pub fn parse(origin: &str, text: &str, settings: &[String]) -> Result<Pretrain, 
 }
 
 fn table_of(origin: &str, text: &str) -> Result<Table, RecipeError> {
-    toml::from_str(text)
-        .map_err(|error| RecipeError::Toml { origin: origin.into(), message: one_line(&error.to_string()) })
+    toml::from_str(text).map_err(|error| RecipeError::Toml { origin: origin.into(), message: error.to_string() })
 }
 
 /// Applies a `key=value` setting.
@@ -172,14 +174,15 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Option<()> {
 
 /// serde names an unknown field and lists the valid ones; this names the nearest of them.
 fn explain(origin: &str, message: &str) -> RecipeError {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    match (message.starts_with("unknown field") || message.starts_with("unknown variant"), &quoted[..]) {
-        (true, [key, valid @ ..]) if !valid.is_empty() => RecipeError::Key {
+    let unknown = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"));
+    // From the end: the unknown one may hold any text.
+    match unknown.and_then(|rest| rest.rsplit_once("`, expected ")) {
+        Some((key, valid)) => RecipeError::Key {
             origin: origin.into(),
-            key: (*key).to_string(),
-            nearest: nearest(key, valid.iter().copied()),
+            key: key.into(),
+            nearest: nearest(key, valid.split('`').skip(1).step_by(2)),
         },
-        _ => RecipeError::Value { origin: origin.into(), message: one_line(message) },
+        None => RecipeError::Value { origin: origin.into(), message: message.into() },
     }
 }
 
@@ -187,19 +190,19 @@ fn nearest<'a>(word: &str, valid: impl Iterator<Item = &'a str>) -> String {
     valid.max_by(|a, b| strsim::jaro_winkler(word, a).total_cmp(&strsim::jaro_winkler(word, b))).unwrap_or("").into()
 }
 
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// A first line of settings, separated by spaces, and a recipe, of any text: what is accepted can be written and read
-/// again, what is refused says so in a line. `fuzz/` calls it.
+/// again, as TOML and as the JSON of a manifest, what is refused says so in a line. `fuzz/` calls it.
 #[cfg(any(test, fuzzing))]
 pub fn fuzz(text: &str) {
     let (settings, text) = text.split_once('\n').unwrap_or((text, ""));
     let settings: Vec<String> = settings.split(' ').filter(|setting| !setting.is_empty()).map(String::from).collect();
     match parse("text", text, &settings) {
-        Ok(recipe) => assert_eq!(parse("again", &to_toml(&recipe), &[]).expect("what was written can be read"), recipe),
-        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+        Ok(recipe) => {
+            assert_eq!(parse("again", &to_toml(&recipe), &[]).expect("what was written can be read"), recipe);
+            let json = serde_json::to_vec(&recipe).expect("a recipe is plain data");
+            assert_eq!(serde_json::from_slice::<Pretrain>(&json).expect("what was written can be read"), recipe);
+        }
+        Err(error) => assert!(!error.to_string().contains(char::is_control), "{error:?}"),
     }
 }
 
@@ -280,6 +283,8 @@ mod tests {
         assert!(message(&["epoch=3"]).contains("did you mean `epochs`"), "{}", message(&["epoch=3"]));
         assert!(message(&["threat.replay=3"]).contains("`replays`"), "{}", message(&["threat.replay=3"]));
         assert!(message(&["threat.kind=fre"]).contains("`free`"), "{}", message(&["threat.kind=fre"]));
+        let quoting = message(&["threat.kind=`a`, expected `b`\u{1b}"]);
+        assert!(quoting.contains("know ``a`, expected `b`\\u{1b}`; did you mean `free`"), "{quoting}");
         assert!(message(&["views=0"]).contains("at least one view"));
         assert!(message(&["threat.epsilon=-1/255"]).contains("pixel budget"));
         assert!(message(&["loss.kind=sim-clr"]).contains("exactly 2 views"));

@@ -12,7 +12,7 @@ use crate::measure::Rate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gabion_runtime::Rgb;
-use gabion_spec::Pixels;
+use gabion_spec::{Pixels, one_line};
 use image::{ImageFormat, RgbImage};
 use minijinja::value::Value;
 use minijinja::{Environment, context};
@@ -163,10 +163,7 @@ pub(crate) fn fill(name: &'static str, context: &Value) -> Result<String, Report
         .into_iter()
         .try_for_each(|(name, text)| environment.add_template(name, text))
         .and_then(|()| environment.get_template(name)?.render(context));
-    filled.map_err(|error| {
-        let why = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        ReportError::Template { why }
-    })
+    filled.map_err(|error| ReportError::Template { why: one_line(&format!("{error:#}")) })
 }
 
 /// A row for the clean images, then one a budget, rising.

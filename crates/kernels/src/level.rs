@@ -173,6 +173,19 @@ impl Level {
         }
     }
 
+    /// Vector registers of this level: a tile's accumulators fill some of them.
+    pub(crate) fn registers(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::<false>::REGISTERS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::REGISTERS,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::REGISTERS,
+            Self::Portable => Portable::REGISTERS,
+        }
+    }
+
     /// Whether this machine has instructions of this level that multiply bf16 (AVX512_BF16). Without them numbers are
     /// rounded to bf16 all the same, and widened to f32 for their products: the same answers up to the order of sums, from
     /// smaller weights, in no less time.
@@ -195,13 +208,15 @@ impl Level {
         false
     }
 
-    /// As [`Level::run`], for a kernel that multiplies bf16: with the machine's instructions for that, where it has them.
-    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) {
+    /// As [`Level::run`]; a kernel that multiplies bf16 gets the machine's instructions for that, where it has them.
+    pub(crate) fn run_products<K: Kernel>(self, bf16: bool, kernel: K) {
         #[cfg(target_arch = "x86_64")]
-        if self.multiplies_bf16() {
+        if bf16 && self.multiplies_bf16() {
             // SAFETY: this level and the instructions were just found.
             return unsafe { run_avx512_bf16(kernel) };
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = bf16;
         self.run(kernel);
     }
 

@@ -41,7 +41,7 @@ pub use conv::{Conv2d, Products, Window, conv2d, conv2d_input_grad, conv2d_weigh
 pub use frozen::{Builder, Filter, Frozen, Precision, Trace, Value};
 pub use layout::{add_assign, nchw_to_nhwc, nhwc_to_nchw, to_bf16};
 pub use level::{Level, LevelError, VARIABLE};
-pub use linear::{Linear, linear, linear_input_grad, linear_weight_grad};
+pub use linear::{Linear, linear, linear_input_grad, linear_lars, linear_weight_grad};
 pub use optim::{Lars, lars};
 pub use pool::{global_average_pool, global_average_pool_backward};
 pub use vector::Element;

@@ -38,24 +38,48 @@ pub fn lars(rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut
 fn lars_at(level: Level, rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut [f32]) {
     let lengths = [gradient.len(), velocity.len()];
     assert_eq!(lengths, [parameter.len(); 2], "values: gradient and velocity (left), parameter (right)");
-    let (decay, scale) = rule.trust.map_or((0.0, 1.0), |trust| {
-        let (p, g) = (norm(level, parameter), norm(level, gradient));
+    let step = Step::new(rule, || norm(level, parameter), || norm(level, gradient));
+    let moving = gradient.par_chunks_mut(PIECE).zip(velocity.par_chunks_mut(PIECE)).zip(parameter.par_chunks(PIECE));
+    moving.for_each(|((g, v), p)| level.run(Move { step, p, g, v }));
+}
+
+/// What happens to every value of a parameter.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    decay: f32,
+    scale: f32,
+    momentum: f32,
+    rate: f32,
+}
+
+impl Step {
+    /// By the lengths of the parameter and its gradient, which are asked for where LARS needs them.
+    pub fn new(rule: &Lars, p: impl FnOnce() -> f32, g: impl FnOnce() -> f32) -> Self {
+        let plain = Self { decay: 0.0, scale: 1.0, momentum: rule.momentum, rate: rule.rate };
+        let Some(trust) = rule.trust else { return plain };
+        let (p, g) = (p(), g());
         if p * g > 0.0 {
             let bound = trust * p / (g + rule.weight_decay * p + 1e-8);
-            (rule.weight_decay, if rule.rate > 0.0 { (bound / rule.rate).min(1.0) } else { 1.0 })
+            let scale = if rule.rate > 0.0 { (bound / rule.rate).min(1.0) } else { 1.0 };
+            Self { decay: rule.weight_decay, scale, ..plain }
         } else {
-            (0.0, 1.0)
+            plain
         }
-    });
-    let moving = gradient.par_chunks_mut(PIECE).zip(velocity.par_chunks_mut(PIECE)).zip(parameter.par_chunks(PIECE));
-    moving.for_each(|((g, v), p)| level.run(Move { rule, decay, scale, p, g, v }));
+    }
 }
 
 /// The length of a vector.
-fn norm(level: Level, values: &[f32]) -> f32 {
+pub(crate) fn norm(level: Level, values: &[f32]) -> f32 {
     let mut parts = vec![0f32; values.len().div_ceil(PIECE)];
-    parts.par_iter_mut().zip(values.par_chunks(PIECE)).for_each(|(sum, values)| level.run(Squares { values, sum }));
+    parts.par_iter_mut().zip(values.par_chunks(PIECE)).for_each(|(sum, values)| *sum = squares(level, values));
     parts.into_iter().map(f64::from).sum::<f64>().sqrt() as f32
+}
+
+/// The sum of the squares of a few values.
+pub(crate) fn squares(level: Level, values: &[f32]) -> f32 {
+    let mut sum = 0.0;
+    level.run(Squares { values, sum: &mut sum });
+    sum
 }
 
 struct Squares<'a> {
@@ -79,21 +103,20 @@ impl Kernel for Squares<'_> {
     }
 }
 
-struct Move<'a> {
-    rule: &'a Lars,
-    decay: f32,
-    scale: f32,
-    p: &'a [f32],
-    g: &'a mut [f32],
-    v: &'a mut [f32],
+/// Moves the velocity, and puts the moved parameter where the gradient is.
+pub(crate) struct Move<'a> {
+    pub step: Step,
+    pub p: &'a [f32],
+    pub g: &'a mut [f32],
+    pub v: &'a mut [f32],
 }
 
 impl Kernel for Move<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { rule, decay, scale, p, g, v } = self;
+        let Self { step: Step { decay, scale, momentum, rate }, p, g, v } = self;
         assert!(g.len() == p.len() && v.len() == p.len());
-        let [decay, scale, momentum, back] = [decay, scale, rule.momentum, -rule.rate].map(V::splat);
+        let [decay, scale, momentum, back] = [decay, scale, momentum, -rate].map(V::splat);
         for start in (0..p.len()).step_by(V::LANES) {
             let count = p.len() - start;
             // SAFETY: `count` values lie at `start` in all three.

@@ -2,7 +2,7 @@
 
 use crate::weights::Tensor;
 use crate::{durable, untrusted, weights};
-use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Stem, Weights};
+use gabion_spec::{Encoder, FORMAT_VERSION, Manifest, Misfit, Precision, Projector, Stem, Weights, one_line};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -60,7 +60,7 @@ pub enum BundleError {
         path: PathBuf,
     },
     /// A manifest that is not one of this format.
-    #[error("{} is not a bundle's manifest ({why}): export the bundle again", path.display())]
+    #[error("{} is not a bundle's manifest ({}): export the bundle again", path.display(), one_line(why))]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -147,7 +147,7 @@ pub enum BundleError {
         most: u64,
     },
     /// Bytes that are not those of the manifest.
-    #[error("{} has SHA-256 {found}, its manifest says {expected}: copy both again", path.display())]
+    #[error("{} has SHA-256 {found}, its manifest says {}: copy both again", path.display(), one_line(expected))]
     Hash {
         /// The weights file.
         path: PathBuf,
@@ -157,7 +157,7 @@ pub enum BundleError {
         found: String,
     },
     /// A damaged safetensors header.
-    #[error("{} is not a safetensors file ({why}): export the bundle again", path.display())]
+    #[error("{} is not a safetensors file ({}): export the bundle again", path.display(), one_line(why))]
     Header {
         /// The weights file.
         path: PathBuf,
@@ -215,7 +215,7 @@ pub enum BundleError {
         modules: &'static str,
     },
     /// Weights that are numbers each, and none once a normalisation is folded into the layer before it.
-    #[error("the bundle `{name}` overflows at `{layer}`: its training diverged, use an earlier one")]
+    #[error("the bundle `{}` overflows at `{layer}`: its training diverged, use an earlier one", one_line(name))]
     Overflow {
         /// Its name; it may never have been a file.
         name: String,
@@ -223,13 +223,16 @@ pub enum BundleError {
         layer: String,
     },
     /// A network in int8 whose activations' ranges nobody knows.
-    #[error("the bundle `{name}` cannot be computed in int8 without images to calibrate it: give some, or use bf16")]
+    #[error(
+        "the bundle `{}` cannot be computed in int8 without images to calibrate it: give some, or use bf16",
+        one_line(name)
+    )]
     Uncalibrated {
         /// Its name.
         name: String,
     },
     /// A bundle that cannot classify.
-    #[error("the bundle `{name}` has no classifier: train one with `gabion probe`")]
+    #[error("the bundle `{}` has no classifier: train one with `gabion probe`", one_line(name))]
     NoHead {
         /// Its name; it may never have been a file.
         name: String,
@@ -408,7 +411,11 @@ fn check(path: &Path, manifest: &Manifest) -> Result<weights::Shapes, BundleErro
     }
     let file = &manifest.weights.file;
     // By hand, so that a bundle is refused on every system alike.
-    if file.is_empty() || matches!(&**file, "." | ".." | MANIFEST) || file.contains(['/', '\\', ':', '\0']) {
+    if file.is_empty()
+        || matches!(&**file, "." | ".." | MANIFEST)
+        || file.contains(['/', '\\', ':'])
+        || file.contains(char::is_control)
+    {
         return Err(BundleError::FileName { path: path.into(), file: file.clone() });
     }
     let classes = if manifest.head.is_some() { manifest.classes.len() as u64 } else { 0 };

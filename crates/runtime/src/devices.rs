@@ -245,10 +245,7 @@ fn guarded<T>(name: &str, open: impl FnOnce() -> Result<T, String>) -> Result<T,
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         Err(text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into()))
     });
-    result.map_err(|why| {
-        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-        DeviceError::Refused { name: name.into(), why }
-    })
+    result.map_err(|why| DeviceError::Refused { name: name.into(), why: gabion_spec::one_line(&why) })
 }
 
 #[cfg(feature = "wgpu")]

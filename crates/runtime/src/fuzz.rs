@@ -3,11 +3,12 @@
 //! Each function takes any bytes, must return, and asserts what has to hold of what was accepted. `fuzz/` calls them.
 
 use crate::bundle::{MANIFEST, WEIGHTS};
-use crate::generations::{RECORD, Record};
+use crate::generations::{Fault, RECORD, Record};
 use crate::signature::{hex, keygen, verify_bytes};
 use crate::{BundleError, Rgb, Stored, generations, weights};
 use gabion_spec::{Manifest, Precision};
 use sha2::{Digest, Sha256};
+use std::fmt::Display;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,26 +58,36 @@ pub fn safetensors(data: &[u8]) {
     }
 }
 
-/// A manifest.
+/// A manifest, of a bundle and of a generation.
 pub fn manifest(data: &[u8]) {
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(data) else { return };
-    let text = serde_json::to_vec(&manifest).expect("a manifest is plain data");
-    assert_eq!(serde_json::from_slice::<Manifest>(&text).expect("what was written can be read"), manifest);
+    if let Ok(manifest) = serde_json::from_slice::<Manifest>(data) {
+        let text = serde_json::to_vec(&manifest).expect("a manifest is plain data");
+        assert_eq!(serde_json::from_slice::<Manifest>(&text).expect("what was written can be read"), manifest);
+        let name = manifest.name;
+        one_line(&BundleError::NoHead { name: name.clone() });
+        one_line(&BundleError::Uncalibrated { name: name.clone() });
+        one_line(&BundleError::Overflow { name, layer: "a".into() });
+    }
     // One that passes its own checks goes on to the missing weights.
     let folder = Folder::new();
     std::fs::write(folder.path().join(MANIFEST), data).expect("the folder is ours");
     one_line(&Stored::read(folder.path()).expect_err("there are no weights"));
+    one_line(&generations::whole(folder.path()).expect_err("there are no weights"));
 }
 
 /// The record of a generation and a signature, which start with the same bytes for this purpose.
 pub fn record(data: &[u8]) {
-    if let Ok(record) = Record::decode(data) {
-        let _ = record.parent();
-        let folder = Folder::new();
-        let generation = folder.path().join("000001");
-        std::fs::create_dir(&generation).expect("the folder is ours");
-        std::fs::write(generation.join(RECORD), data).expect("the folder is ours");
-        let _ = generations::whole(&generation).expect_err("there is no manifest");
+    match Record::decode(data) {
+        Ok(record) => {
+            let _ = record.parent();
+            one_line(&Fault::OtherBase { found: record.base, expected: "a".into() });
+            let folder = Folder::new();
+            let generation = folder.path().join("000001");
+            std::fs::create_dir(&generation).expect("the folder is ours");
+            std::fs::write(generation.join(RECORD), data).expect("the folder is ours");
+            one_line(&generations::whole(&generation).expect_err("there is no manifest"));
+        }
+        Err(why) => one_line(&Fault::Record { path: "a".into(), why }),
     }
     let key = keygen().expect("the system has random numbers").public();
     verify_bytes(b"{}", data, &key).expect_err("nobody has this key");
@@ -91,13 +102,14 @@ pub fn image(data: &[u8]) {
             let centre = rgb.centre(8, 8);
             assert_eq!(centre.pixels.len(), 8 * 8 * 3);
         }
-        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+        Err(error) => one_line(&error),
     }
 }
 
-fn one_line(error: &BundleError) {
+/// A refusal is one line, and nothing in it is a command to a terminal.
+fn one_line(error: &impl Display) {
     let text = error.to_string();
-    assert!(!text.contains('\n'), "{text}");
+    assert!(!text.contains(char::is_control), "{text:?}");
 }
 
 /// A folder that goes away with it, in memory where the system has such a place.

@@ -4,6 +4,7 @@
 //! show whatever colour lies hidden under it, often black), grey becomes three equal channels, 16 bits become 8.
 
 use crate::untrusted;
+use gabion_spec::one_line;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
@@ -104,11 +105,7 @@ impl Rgb {
         let unreadable = |source| PictureError::Io { path: path.into(), source };
         let undecodable = |error: image::ImageError| match error {
             image::ImageError::IoError(source) if source.raw_os_error().is_some() => unreadable(source),
-            error => {
-                // One line, whatever the decoder says.
-                let why = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-                PictureError::Undecodable { path: path.into(), why }
-            }
+            error => PictureError::Undecodable { path: path.into(), why: one_line(&error.to_string()) },
         };
         if let Some(why) = false_webp(&mut from).map_err(unreadable)? {
             return Err(PictureError::Undecodable { path: path.into(), why: why.into() });

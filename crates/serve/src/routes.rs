@@ -15,6 +15,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gabion_runtime::Classify;
+use gabion_spec::one_line;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -282,8 +283,4 @@ async fn metrics(State(house): Here) -> Response {
     };
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (kind, house.shop.metrics.text(&now)).into_response()
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,6 @@
 //! Adaptation on a device: short free adversarial training of a finished classifier, or of a part of it, on local images.
 
-use crate::recipe::{Invalid, ensure, probability};
+use crate::invalid::{Invalid, ensure, not_negative, positive, probability};
 use crate::{Augment, Pixels};
 use alloc::format;
 use serde::{Deserialize, Serialize};
@@ -251,19 +251,15 @@ impl Adapt {
                 })?;
                 ensure((2..=256).contains(&views), "objective.views", || format!("{views} is outside 2..=256"))?;
                 ensure(self.batch > 1, "batch", || "the coding rate of one image is 0: use 2 or more".into())?;
-                let weights = [invariance_weight, tcr_weight];
-                ensure(weights.iter().all(|w| *w >= 0.0 && w.is_finite()), "objective", || {
-                    "weights must not be negative".into()
-                })?;
-                ensure(distortion > 0.0 && distortion.is_finite(), "objective.distortion", || {
-                    "must be above 0".into()
-                })?;
+                not_negative(invariance_weight, "objective.invariance_weight")?;
+                not_negative(tcr_weight, "objective.tcr_weight")?;
+                positive(distortion, "objective.distortion")?;
                 ensure(self.rehearsal == 0.0, "rehearsal", || "EMP-SSL does not see the head: leave it at 0".into())?;
             }
         }
         match self.budget {
             Budget::Seconds { seconds } => {
-                ensure(seconds > 0.0 && seconds.is_finite(), "budget.seconds", || "must be above 0".into())?;
+                positive(seconds, "budget.seconds")?;
             }
             Budget::Steps { steps } => {
                 ensure(steps > 0, "budget.steps", || "0 steps train nothing".into())?;
@@ -280,21 +276,17 @@ impl Adapt {
         probability(self.ramp, "ramp")?;
         let momentum = match self.optimizer {
             Descent::Sgd { momentum, weight_decay } => {
-                ensure(weight_decay >= 0.0 && weight_decay.is_finite(), "optimizer.weight_decay", || {
-                    "must not be negative".into()
-                })?;
+                not_negative(weight_decay, "optimizer.weight_decay")?;
                 momentum
             }
             Descent::Lars { momentum, weight_decay, trust_coefficient } => {
-                ensure(weight_decay >= 0.0 && weight_decay.is_finite(), "optimizer.weight_decay", || {
-                    "must not be negative".into()
-                })?;
-                ensure(trust_coefficient > 0.0, "optimizer.trust_coefficient", || "must be above 0".into())?;
+                not_negative(weight_decay, "optimizer.weight_decay")?;
+                positive(trust_coefficient, "optimizer.trust_coefficient")?;
                 momentum
             }
         };
         ensure((0.0..1.0).contains(&momentum), "optimizer.momentum", || "must be at least 0 and below 1".into())?;
-        ensure(self.rate > 0.0 && self.rate.is_finite(), "rate", || "must be above 0".into())?;
+        positive(self.rate, "rate")?;
         if let Statistics::ReEstimate { share } = self.statistics {
             probability(share, "statistics.share")?;
         }

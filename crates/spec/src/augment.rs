@@ -1,6 +1,8 @@
 //! The patch pipeline as data: a distribution over views, and the numbers of one view.
 
 use crate::Pixels;
+use crate::invalid::{Invalid, ensure, ordered, probability};
+use alloc::format;
 use serde::{Deserialize, Serialize};
 
 /// A distribution over views, applied in this order: crop and resize, flip, colour jitter, grayscale, blur,
@@ -192,5 +194,37 @@ impl Draw {
             _ => JitterOp::Hue,
         };
         [op(0), op(1), op(2), op(3)]
+    }
+}
+
+impl Augment {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first key out of its range.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let [height, width] = self.size;
+        ensure((1..=1024).contains(&height) && (1..=1024).contains(&width), "augment.size", || {
+            format!("{height}x{width} is outside 1..=1024 pixels")
+        })?;
+        ordered(self.crop.scale, 1e-6, 1.0, "augment.crop.scale")?;
+        ordered(self.crop.ratio, 1e-2, 1e2, "augment.crop.ratio")?;
+        probability(self.flip, "augment.flip")?;
+        probability(self.grayscale, "augment.grayscale")?;
+        if let Some(jitter) = &self.jitter {
+            probability(jitter.probability, "augment.jitter.probability")?;
+            ordered([0.0, jitter.brightness], 0.0, 100.0, "augment.jitter.brightness")?;
+            ordered([0.0, jitter.contrast], 0.0, 100.0, "augment.jitter.contrast")?;
+            ordered([0.0, jitter.saturation], 0.0, 100.0, "augment.jitter.saturation")?;
+            ordered([0.0, jitter.hue], 0.0, 0.5, "augment.jitter.hue")?;
+        }
+        if let Some(blur) = &self.blur {
+            probability(blur.probability, "augment.blur.probability")?;
+            ordered(blur.sigma, 0.01, 100.0, "augment.blur.sigma")?;
+        }
+        if let Some(solarize) = &self.solarize {
+            probability(solarize.probability, "augment.solarize.probability")?;
+        }
+        Ok(())
     }
 }

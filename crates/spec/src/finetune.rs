@@ -23,8 +23,8 @@
 //! first rises here, perhaps because the feature is 1,024 or 4,096 values out of a batch normalisation and not 512 out of
 //! a pooling. ACL's README asks for 100 epochs on CIFAR-10, with a tenth at 40 and 60. Both heads start at zero.
 
-use crate::recipe::{Invalid, ensure, probability};
-use crate::{Pixels, recipe};
+use crate::Pixels;
+use crate::invalid::{Invalid, ensure, not_negative, ordered, positive, probability};
 use alloc::format;
 use serde::{Deserialize, Serialize};
 
@@ -122,12 +122,10 @@ impl FineTune {
     /// # Errors
     /// The first key that does not.
     pub fn validate(&self) -> Result<(), Invalid> {
-        ensure(self.rate > 0.0 && self.rate.is_finite(), "rate", || "must be above 0".into())?;
-        recipe::ordered(self.decay, 0.0, 1.0, "decay")?;
+        positive(self.rate, "rate")?;
+        ordered(self.decay, 0.0, 1.0, "decay")?;
         ensure((0.0..1.0).contains(&self.momentum), "momentum", || "must be at least 0 and below 1".into())?;
-        ensure(self.weight_decay >= 0.0 && self.weight_decay.is_finite(), "weight_decay", || {
-            "must not be negative".into()
-        })?;
+        not_negative(self.weight_decay, "weight_decay")?;
         ensure(self.batch > 1, "batch", || "batch normalisation needs at least 2 images".into())?;
         ensure(self.epochs > 0, "epochs", || "0 epochs train nothing".into())?;
         ensure(self.padding <= 256, "padding", || format!("{} pixels are more than 256", self.padding))?;
@@ -140,9 +138,7 @@ impl FineTune {
         ensure(self.steps > 0, "steps", || "0 steps attack nothing".into())?;
         match self.objective {
             AdversarialLoss::Plain => Ok(()),
-            AdversarialLoss::Trades { beta } => {
-                ensure(beta >= 0.0 && beta.is_finite(), "objective.beta", || "must not be negative".into())
-            }
+            AdversarialLoss::Trades { beta } => not_negative(beta, "objective.beta"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Weights that do not fit a network, as every reader of weights reports them.
 
+use crate::one_line;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -19,7 +20,7 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { name } => write!(f, "tensor `{name}` is missing"),
-            Self::Extra { name } => write!(f, "tensor `{name}` does not belong to this model"),
+            Self::Extra { name } => write!(f, "tensor `{}` does not belong to this model", one_line(name)),
             Self::Shape { name, found, expected } => {
                 write!(f, "tensor `{name}` has shape {found:?}, the model needs {expected:?}")
             }

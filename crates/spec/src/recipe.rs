@@ -1,11 +1,8 @@
 //! Recipes: everything that decides a result, so that a result can be made again.
 
-use crate::{Augment, Encoder, FineTune, Norm, Objective, Pixels, Projector, Threat};
+use crate::invalid::{Invalid, ensure, not_negative, positive};
+use crate::{Augment, Encoder, FineTune, Pixels, Projector, Threat};
 use alloc::format;
-use alloc::string::String;
-use alloc::vec;
-use alloc::vec::Vec;
-use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Self-supervised pretraining.
@@ -231,159 +228,6 @@ pub enum Probe {
     },
 }
 
-/// An evaluation under attack.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Evaluate {
-    /// Which attacks.
-    pub protocol: Protocol,
-    /// How budgets are measured.
-    #[serde(default)]
-    pub norm: Norm,
-    /// What PGD climbs in the protocols that are PGD alone.
-    #[serde(default)]
-    pub objective: Objective,
-    /// Random restarts in the protocols [`Protocol::Strong`] and [`Protocol::Apgd`], for each target where there are
-    /// targets; 5 and 1 when absent.
-    #[serde(default)]
-    pub restarts: Option<u32>,
-    /// Test images, the same number of each class as far as that goes; all when absent.
-    pub images: Option<u32>,
-    /// Seeds the choice of images and whatever an attack draws.
-    pub seed: u64,
-    /// Budgets.
-    pub epsilons: Vec<Pixels>,
-}
-
-/// A named attack protocol (METHOD section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// PGD-20, step 0.01, zero start, no restarts.
-    Paper,
-    /// The reference script's default: 2 steps of 0.01, which cannot reach 8/255. For comparison only.
-    #[serde(rename = "paper-2step")]
-    Paper2Step,
-    /// PGD-50, step epsilon/4, 5 random restarts.
-    Strong,
-    /// APGD on cross-entropy, then on targets: the two attacks of AutoAttack that leave the others next to nothing.
-    Apgd,
-    /// AutoAttack, standard version (Croce and Hein 2020).
-    Autoattack,
-    /// AutoAttack's version for classifiers that draw at random: gradients averaged over 20 draws.
-    AutoattackRand,
-    /// The classifier over many crops: its crops attacked as they lie, and the whole image through fresh ones.
-    Views,
-    /// Common corruptions, patches, and what transfers.
-    Corruptions,
-    /// AutoAttack, and what speaks for and against believing it.
-    Trust,
-    /// [`Protocol::Trust`], [`Protocol::Views`] and [`Protocol::Corruptions`].
-    All,
-}
-
-impl Default for Evaluate {
-    fn default() -> Self {
-        Self {
-            protocol: Protocol::Paper,
-            norm: Norm::Linf,
-            objective: Objective::CrossEntropy,
-            restarts: None,
-            images: None,
-            seed: 0,
-            epsilons: vec![Pixels::of_255(4.0), Pixels::of_255(8.0)],
-        }
-    }
-}
-
-impl Evaluate {
-    /// Checks what can be checked without images.
-    ///
-    /// # Errors
-    /// The first key that makes no sense.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        ensure(self.images != Some(0), "images", || "0 images measure nothing; leave the key out to use all".into())?;
-        // Of L2 there are points of the box farther than 1.
-        let (most, bound) = match self.norm {
-            Norm::Linf => (1.0, "between 0 and 1"),
-            Norm::L2 => (f32::MAX, "of L2, a length from 0 on"),
-        };
-        for epsilon in &self.epsilons {
-            ensure((0.0..=most).contains(&epsilon.0), "epsilons", || {
-                format!("`{epsilon}` is not a pixel budget {bound}; write it as 8/255 or 0.01")
-            })?;
-        }
-        let Some(restarts) = self.restarts else { return Ok(()) };
-        ensure((1..=1000).contains(&restarts), "restarts", || format!("{restarts} is outside 1..=1000"))?;
-        ensure(matches!(self.protocol, Protocol::Strong | Protocol::Apgd), "restarts", || {
-            "only the protocols `strong` and `apgd` restart; leave the key out".into()
-        })
-    }
-}
-
-/// A recipe whose keys contradict each other or make no sense.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    /// The key, dotted.
-    pub key: &'static str,
-    /// What is wrong and what to write instead.
-    pub why: String,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`: {}", self.key, self.why)
-    }
-}
-
-impl core::error::Error for Invalid {}
-
-pub(crate) fn ensure(holds: bool, key: &'static str, why: impl FnOnce() -> String) -> Result<(), Invalid> {
-    if holds { Ok(()) } else { Err(Invalid { key, why: why() }) }
-}
-
-pub(crate) fn probability(value: f64, key: &'static str) -> Result<(), Invalid> {
-    ensure((0.0..=1.0).contains(&value), key, || format!("{value} is not a probability between 0 and 1"))
-}
-
-pub(crate) fn ordered([low, high]: [f64; 2], least: f64, most: f64, key: &'static str) -> Result<(), Invalid> {
-    ensure(least <= low && low <= high && high <= most, key, || {
-        format!("[{low}, {high}] must rise and stay within [{least}, {most}]")
-    })
-}
-
-impl Augment {
-    /// Checks every range.
-    ///
-    /// # Errors
-    /// The first key out of its range.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        let [height, width] = self.size;
-        ensure((1..=1024).contains(&height) && (1..=1024).contains(&width), "augment.size", || {
-            format!("{height}x{width} is outside 1..=1024 pixels")
-        })?;
-        ordered(self.crop.scale, 1e-6, 1.0, "augment.crop.scale")?;
-        ordered(self.crop.ratio, 1e-2, 1e2, "augment.crop.ratio")?;
-        probability(self.flip, "augment.flip")?;
-        probability(self.grayscale, "augment.grayscale")?;
-        if let Some(jitter) = &self.jitter {
-            probability(jitter.probability, "augment.jitter.probability")?;
-            ordered([0.0, jitter.brightness], 0.0, 100.0, "augment.jitter.brightness")?;
-            ordered([0.0, jitter.contrast], 0.0, 100.0, "augment.jitter.contrast")?;
-            ordered([0.0, jitter.saturation], 0.0, 100.0, "augment.jitter.saturation")?;
-            ordered([0.0, jitter.hue], 0.0, 0.5, "augment.jitter.hue")?;
-        }
-        if let Some(blur) = &self.blur {
-            probability(blur.probability, "augment.blur.probability")?;
-            ordered(blur.sigma, 0.01, 100.0, "augment.blur.sigma")?;
-        }
-        if let Some(solarize) = &self.solarize {
-            probability(solarize.probability, "augment.solarize.probability")?;
-        }
-        Ok(())
-    }
-}
-
 impl Pretrain {
     /// Checks that the keys make sense together.
     ///
@@ -410,12 +254,12 @@ impl Pretrain {
         })?;
         match self.loss {
             Loss::EmpSsl { distortion, invariance_weight, tcr_weight } => {
-                ensure(distortion > 0.0, "loss.distortion", || format!("{distortion} must be above 0"))?;
-                ensure(invariance_weight >= 0.0, "loss.invariance_weight", || "must not be negative".into())?;
-                ensure(tcr_weight >= 0.0, "loss.tcr_weight", || "must not be negative".into())?;
+                positive(distortion, "loss.distortion")?;
+                not_negative(invariance_weight, "loss.invariance_weight")?;
+                not_negative(tcr_weight, "loss.tcr_weight")?;
             }
             Loss::SimClr { temperature, .. } => {
-                ensure(temperature > 0.0, "loss.temperature", || format!("{temperature} must be above 0"))?;
+                positive(temperature, "loss.temperature")?;
                 ensure(self.views == 2, "views", || {
                     format!("loss.kind = \"sim-clr\" compares exactly 2 views, not {}", self.views)
                 })?;
@@ -433,12 +277,16 @@ impl Pretrain {
             }
         }
         let Optimizer { rate, momentum, weight_decay, trust_coefficient, .. } = self.optimizer;
-        ensure(rate > 0.0 && rate.is_finite(), "optimizer.rate", || format!("{rate} must be above 0"))?;
+        positive(rate, "optimizer.rate")?;
         ensure((0.0..1.0).contains(&momentum), "optimizer.momentum", || "must be at least 0 and below 1".into())?;
-        ensure(weight_decay >= 0.0, "optimizer.weight_decay", || "must not be negative".into())?;
-        ensure(trust_coefficient > 0.0, "optimizer.trust_coefficient", || "must be above 0".into())?;
+        not_negative(weight_decay, "optimizer.weight_decay")?;
+        positive(trust_coefficient, "optimizer.trust_coefficient")?;
         ensure(self.guard.every == 0 || self.guard.images >= 16, "guard.images", || {
             "the probe needs at least 16 images".into()
+        })?;
+        let points = self.guard.drop_points;
+        ensure((0.0..=100.0).contains(&points), "guard.drop_points", || {
+            format!("{points} is not within 0..=100 points")
         })
     }
 }

@@ -3,6 +3,7 @@
 //! A peer's first line is `{"ready": {"versions": {...}, "notes": [...]}}` or `{"missing": "why"}`. Then each line
 //! `round SECONDS` is answered by one line `{"views": n, "seconds": s}`; the end of its stdin is the end.
 
+use gabion_spec::one_line;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -115,7 +116,7 @@ impl Peer {
         let mut peer = Self { child, questions, answers: lines(stdout), last_words: last_words(stderr) };
         match peer.answer(patience, "`ready` or `missing`")? {
             Greeting::Ready(ready) => Ok((peer, ready)),
-            Greeting::Missing(why) => Err(PeerError::Missing { why: one_line(&why) }),
+            Greeting::Missing(why) => Err(PeerError::Missing { why: beginning(&why) }),
         }
     }
 
@@ -164,7 +165,7 @@ impl Peer {
         };
         serde_json::from_str(&line).map_err(|_| {
             self.kill();
-            PeerError::Nonsense { answer: one_line(&line), expected }
+            PeerError::Nonsense { answer: beginning(&line), expected }
         })
     }
 
@@ -205,9 +206,9 @@ fn program(command: &Command) -> String {
 }
 
 /// The beginning of what somebody said, on one line.
-fn one_line(text: &str) -> String {
+fn beginning(text: &str) -> String {
     const MOST: usize = 160;
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = one_line(text);
     if words.chars().count() <= MOST { words } else { words.chars().take(MOST).chain("...".chars()).collect() }
 }
 
@@ -242,7 +243,7 @@ fn last_words(stream: impl Read + Send + 'static) -> Receiver<String> {
         let (mut reader, mut last) = (BufReader::new(stream), String::new());
         while let Some(line) = next_line(&mut reader) {
             if !line.trim().is_empty() {
-                last = one_line(&line);
+                last = beginning(&line);
             }
         }
         // Nobody may want to know.

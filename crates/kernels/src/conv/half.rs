@@ -97,7 +97,7 @@ mod tests {
             x[20] = special;
             for level in Level::available() {
                 level.run(Check(&x));
-                level.run_bf16(Check(&x));
+                level.run_products(true, Check(&x));
             }
         }
         assert_eq!([x[3], x[4]].map(|x| bf16::from_f32(x).to_bits()), [0x3f80, 0x3f82]);

@@ -63,7 +63,7 @@ pub(super) fn weight_grad(bf16: bool, level: Level, conv: &Conv2d, x: &[f32], dy
         .for_each(|(sum, (x, dy))| {
             sum.par_chunks_mut(layout.start(pair, 0, 0)).enumerate().for_each(|(number, sum)| {
                 let chunk = Chunk { images, x, dy, lane: number * pair, sum };
-                if bf16 { level.run_bf16(chunk) } else { level.run(chunk) }
+                level.run_products(bf16, chunk);
             });
         });
     let partial = partial.as_mut_slice();

@@ -21,7 +21,7 @@ pub(super) struct Matrix {
 impl Matrix {
     /// Runs a kernel compiled for what this multiplies.
     pub fn run(&self, level: Level, kernel: impl Kernel) {
-        if self.bf16 { level.run_bf16(kernel) } else { level.run(kernel) }
+        level.run_products(self.bf16, kernel);
     }
 
     /// Vectors of the group that starts at `lane`: two while there is work for two, then one.

@@ -1,7 +1,10 @@
 //! Linear layers against plain f64 loops, on every level of the machine, and on any number of threads.
 
+use super::product::{DEPTH, PIECE};
+use super::step::linear_lars_at;
 use super::*;
 use crate::conv::tests::noise;
+use crate::{Lars, lars};
 use proptest::prelude::*;
 
 const PRODUCTS: [Products; 2] = [Products::F32, Products::Bf16];
@@ -80,6 +83,78 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+const RULE: Lars = Lars { rate: 0.3, momentum: 0.9, weight_decay: 1e-4, trust: Some(0.005) };
+
+/// The moved weight and velocity.
+fn stepped(
+    level: Level,
+    products: Products,
+    shape: &Linear,
+    rule: &Lars,
+    [x, dy]: [&[f32]; 2],
+    seed: u64,
+) -> [Vec<f32>; 2] {
+    let [mut weight, mut velocity] = [seed, seed + 1].map(|seed| noise(shape.outputs * shape.inputs, seed));
+    linear_lars_at(level, shape, products, rule, [x, dy], &mut weight, &mut velocity);
+    [weight, velocity]
+}
+
+/// Against the gradient as a whole.
+fn check_step(shape: &Linear, rule: &Lars, [x, dy]: [&[f32]; 2], seed: u64) {
+    let [weight, velocity] = [seed, seed + 1].map(|seed| noise(shape.outputs * shape.inputs, seed));
+    for (level, products) in Level::available().flat_map(|level| PRODUCTS.map(|products| (level, products))) {
+        let (mut moved, mut wanted) = (vec![0.0; weight.len()], velocity.clone());
+        linear_weight_grad_at(level, shape, products, x, dy, &mut moved);
+        lars(rule, &weight, &mut moved, &mut wanted);
+        for (found, wanted) in stepped(level, products, shape, rule, [x, dy], seed).iter().zip([&moved, &wanted]) {
+            for (found, wanted) in found.iter().zip(wanted) {
+                let close = (found - wanted).abs() <= 2e-6 * wanted.abs().max(1.0);
+                assert!(close, "{shape:?} {level:?} {products:?}: {found}, {wanted}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+    #[test]
+    fn a_step_by_factors_is_a_step_by_the_gradient(
+        rows in 1usize..=70, inputs in 1usize..=150, outputs in 1usize..=100, seed in 1u64..1 << 40, size in 0f32..2.0,
+        scaled: bool,
+    ) {
+        let shape = Linear { rows, inputs, outputs };
+        let [x, _, dy] = given(&shape, seed);
+        let dy: Vec<f32> = dy.iter().map(|dy| dy * size).collect();
+        check_step(&shape, &Lars { trust: scaled.then_some(0.005), ..RULE }, [&x, &dy], seed + 3);
+    }
+}
+
+/// As in a network that collapses: equal features, and gradients that sum to nothing.
+#[test]
+fn rows_that_cancel_are_a_step_all_the_same() {
+    let shape = Linear { rows: 4, inputs: 300, outputs: 100 };
+    let one = noise(shape.inputs, 1);
+    let x: Vec<f32> = (0..4).flat_map(|row| one.iter().map(move |x| x + 1e-3 * row as f32)).collect();
+    let (first, second) = (noise(shape.outputs, 2), noise(shape.outputs, 3));
+    let against = |values: &[f32]| values.iter().map(|dy| -dy).collect::<Vec<_>>();
+    let dy = [&first[..], &against(&first), &second, &against(&second)].concat();
+    check_step(&shape, &RULE, [&x, &dy], 4);
+}
+
+#[test]
+fn a_step_does_not_depend_on_the_number_of_threads() {
+    let shape = Linear { rows: 33, inputs: 70, outputs: 3 * TASK_ROWS + 5 };
+    let [x, _, dy] = given(&shape, 1);
+    for (level, products) in Level::available().flat_map(|level| PRODUCTS.map(|products| (level, products))) {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+            let moved = pool.install(|| stepped(level, products, &shape, &RULE, [&x, &dy], 3));
+            moved.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        assert!(on(1) == on(2) && on(1) == on(3), "{level:?} {products:?}");
+    }
+}
+
 #[test]
 fn no_rows_have_no_gradient() {
     let shape = Linear { rows: 0, inputs: 3, outputs: 2 };
@@ -88,6 +163,7 @@ fn no_rows_have_no_gradient() {
     assert_eq!(dw, [0.0; 6]);
     linear(&shape, Products::F32, &[], &dw, &mut []);
     linear_input_grad(&shape, Products::F32, &[], &dw, &mut []);
+    check_step(&shape, &RULE, [&[], &[]], 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::Source;
 use crate::BundleError;
 use crate::signature::SignatureError;
+use gabion_spec::one_line;
 use std::io;
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub enum Fault {
         source: io::Error,
     },
     /// A record that is not what was written.
-    #[error("{} is damaged ({why})", path.display())]
+    #[error("{} is damaged ({})", path.display(), one_line(why))]
     Record {
         /// The file.
         path: PathBuf,
@@ -39,7 +40,7 @@ pub enum Fault {
         found: u64,
     },
     /// Adapted from other weights than the bundle's.
-    #[error("it was adapted from the base with SHA-256 {found}, this one has {expected}")]
+    #[error("it was adapted from the base with SHA-256 {}, this one has {}", one_line(found), one_line(expected))]
     OtherBase {
         /// From the record.
         found: String,
@@ -47,7 +48,7 @@ pub enum Fault {
         expected: String,
     },
     /// A manifest that is not what was written.
-    #[error("{} has SHA-256 {found}, its record says {expected}", path.display())]
+    #[error("{} has SHA-256 {found}, its record says {}", path.display(), one_line(expected))]
     Manifest {
         /// The file.
         path: PathBuf,

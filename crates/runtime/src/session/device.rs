@@ -10,7 +10,7 @@ use crate::pipeline::Wanted;
 use crate::{Bundle, BundleError, Choice, Offered, Stored};
 use burn::module::Module;
 use chunk::Chunk;
-use gabion_spec::Precision;
+use gabion_spec::{Precision, one_line};
 use half::f16;
 use modules::Modules;
 use std::fmt;
@@ -272,7 +272,7 @@ impl OnDevice {
         catch_unwind(AssertUnwindSafe(|| self.device.logits(seen, pixels))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(ToString::to_string);
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            let why = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let why = one_line(&text);
             let lower = why.to_lowercase();
             let memory =
                 ["out of memory", "outofmemory", "out_of_memory", "oom"].iter().any(|word| lower.contains(word));
