@@ -75,8 +75,8 @@ pub struct Measured {
 pub fn measure(settings: Settings, device: &Device) -> Measured {
     let Settings { step, width, hidden, output, batch, views, arithmetic, warmup, steps } = settings;
     let encoder = Encoder { depth: Depth::Resnet18, width, stem: Stem::Cifar };
-    let model =
-        Model::init(&encoder, &Projector { hidden, output }, 0, &device.clone().autodiff()).compute_in(arithmetic);
+    let model = Model::init(&encoder, &Projector { hidden, output }, 0, &device.clone().autodiff());
+    let model = model.compute_in(arithmetic).leave_factors();
     let parameters = burn::module::Module::num_params(&model);
     let crops = batch * views;
     let values: Vec<f32> = (0..crops * 3072).map(|i| ((i * 7919 + i / 3072 * 31) % 256) as f32 / 255.0).collect();

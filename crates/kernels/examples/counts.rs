@@ -70,7 +70,7 @@ fn run(name: &str) {
             let grads = BatchNormGrads { dy: &mut y, dx: &mut [], dgamma: &mut dgamma, dbeta: &mut dbeta };
             batch_norm_train_backward(&norm, &x, &statistics, &gamma, &mask, grads);
         }
-        "lars" => lars(&rule, &x, &mut y, &mut dx),
+        "lars" => lars(&rule, &mut y, &x, &mut dx),
         _ => {}
     }
     std::hint::black_box((y, dx, dw, mask));

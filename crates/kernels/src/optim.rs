@@ -22,25 +22,25 @@ pub struct Lars {
     pub trust: Option<f32>,
 }
 
-/// One step of a parameter: `g <- scale (g + weight_decay p)`, `v <- momentum v + g`, and the moved parameter
-/// `p - rate (g + momentum v)` goes where the gradient was. `scale = min(trust |p| / (|g| + weight_decay |p| + 1e-8) /
-/// rate, 1)`; without trust, or when either norm is 0, `g` stays as it is.
+/// One step of a parameter: with `g = scale (gradient + weight_decay p)`, `v <- momentum v + g` and
+/// `p <- p - rate (g + momentum v)`. `scale = min(trust |p| / (|gradient| + weight_decay |p| + 1e-8) / rate, 1)`; without
+/// trust, or when either norm is 0, `g` is the gradient.
 ///
 /// # Shapes
-/// - `parameter`, `gradient`, `velocity`: of one length; `gradient` and `velocity` are overwritten
+/// - `parameter`, `gradient`, `velocity`: of one length; `parameter` and `velocity` are moved
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn lars(rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut [f32]) {
+pub fn lars(rule: &Lars, parameter: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
     lars_at(Level::current(), rule, parameter, gradient, velocity);
 }
 
-fn lars_at(level: Level, rule: &Lars, parameter: &[f32], gradient: &mut [f32], velocity: &mut [f32]) {
+fn lars_at(level: Level, rule: &Lars, parameter: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
     let lengths = [gradient.len(), velocity.len()];
     assert_eq!(lengths, [parameter.len(); 2], "values: gradient and velocity (left), parameter (right)");
     let step = Step::new(rule, || norm(level, parameter), || norm(level, gradient));
-    let moving = gradient.par_chunks_mut(PIECE).zip(velocity.par_chunks_mut(PIECE)).zip(parameter.par_chunks(PIECE));
-    moving.for_each(|((g, v), p)| level.run(Move { step, p, g, v }));
+    let moving = parameter.par_chunks_mut(PIECE).zip(velocity.par_chunks_mut(PIECE)).zip(gradient.par_chunks(PIECE));
+    moving.for_each(|((p, v), g)| level.run(Move { step, p, g, v }));
 }
 
 /// What happens to every value of a parameter.
@@ -103,11 +103,11 @@ impl Kernel for Squares<'_> {
     }
 }
 
-/// Moves the velocity, and puts the moved parameter where the gradient is.
+/// Moves parameter and velocity.
 pub(crate) struct Move<'a> {
     pub step: Step,
-    pub p: &'a [f32],
-    pub g: &'a mut [f32],
+    pub p: &'a mut [f32],
+    pub g: &'a [f32],
     pub v: &'a mut [f32],
 }
 
@@ -121,12 +121,12 @@ impl Kernel for Move<'_> {
             let count = p.len() - start;
             // SAFETY: `count` values lie at `start` in all three.
             unsafe {
-                let (of_g, of_v) = (g.as_mut_ptr().add(start), v.as_mut_ptr().add(start));
-                let p = V::load_up_to(p.as_ptr().add(start), count);
-                let g = p.mul_add(decay, V::load_up_to(of_g, count)).mul(scale);
+                let (of_p, of_v) = (p.as_mut_ptr().add(start), v.as_mut_ptr().add(start));
+                let p = V::load_up_to(of_p, count);
+                let g = p.mul_add(decay, V::load_up_to(g.as_ptr().add(start), count)).mul(scale);
                 let v = V::load_up_to(of_v, count).mul_add(momentum, g);
                 v.store_up_to(of_v, count);
-                v.mul_add(momentum, g).mul_add(back, p).store_up_to(of_g, count);
+                v.mul_add(momentum, g).mul_add(back, p).store_up_to(of_p, count);
             }
         }
     }
@@ -169,10 +169,10 @@ mod tests {
             let exact = exact(&rule, &p, &g, &v);
             for level in Level::available() {
                 let run = |threads: usize| {
-                    let (mut g, mut v) = (g.clone(), v.clone());
+                    let (mut p, mut v) = (p.clone(), v.clone());
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
-                    pool.install(|| lars_at(level, &rule, &p, &mut g, &mut v));
-                    (g, v)
+                    pool.install(|| lars_at(level, &rule, &mut p, &g, &mut v));
+                    (p, v)
                 };
                 let (moved, velocity) = run(1);
                 prop_assert_eq!(&run(3), &(moved.clone(), velocity.clone()));
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn what_is_zero_is_left_to_plain_sgd() {
         let rule = Lars { rate: 0.5, momentum: 0.9, weight_decay: 0.1, trust: Some(0.001) };
-        let (mut g, mut v) = (vec![1.0; 3], vec![0.0; 3]);
-        lars(&rule, &[0.0; 3], &mut g, &mut v);
-        assert_eq!((g, v), (vec![-0.95; 3], vec![1.0; 3]));
+        let (mut p, mut v) = (vec![0.0; 3], vec![0.0; 3]);
+        lars(&rule, &mut p, &[1.0; 3], &mut v);
+        assert_eq!((p, v), (vec![-0.95; 3], vec![1.0; 3]));
     }
 }

@@ -2,7 +2,7 @@
 //! CF-AMC-SSL (<https://github.com/softsys4ai/CF-AMC-SSL>) and the linear head, with their parameter names.
 
 use crate::nn::{BatchNorm, Conv2d, Linear, Mode};
-use crate::ops;
+use crate::ops::{self, WeightGradient};
 use burn::Tensor;
 use burn::module::Module;
 use burn::tensor::Device;
@@ -184,6 +184,12 @@ pub struct Projector {
     projection: Projection,
 }
 
+impl Projector {
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.pre_feature.linear, &mut self.projection.linear1, &mut self.projection.linear2].into_iter()
+    }
+}
+
 /// What a forward pass of [`Model`] gives.
 pub struct Embedding {
     /// `[batch, hidden]`, not negative.
@@ -228,10 +234,15 @@ impl Model {
         for block in [layer1, layer2, layer3, layer4].into_iter().flatten() {
             block.compute_in(arithmetic);
         }
-        let Projector { pre_feature, projection } = &mut self.projector;
-        for linear in [&mut pre_feature.linear, &mut projection.linear1, &mut projection.linear2] {
-            linear.compute_in(arithmetic);
-        }
+        self.projector.linears().for_each(|linear| linear.compute_in(arithmetic));
+        self
+    }
+
+    /// The same weights, whose linear layers leave the gradients of their weights to [`crate::optim`] as factors, where
+    /// those take less memory: what one asks Burn for such a gradient is then not of the weight's shape.
+    #[must_use]
+    pub fn leave_factors(mut self) -> Self {
+        self.projector.linears().for_each(|linear| linear.hand_over(WeightGradient::Factors));
         self
     }
 

@@ -1,7 +1,7 @@
 //! Layers with torch's parameters and torch's semantics.
 
 use crate::init;
-use crate::ops;
+use crate::ops::{self, WeightGradient};
 use burn::Tensor;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, TensorData};
@@ -90,6 +90,8 @@ pub struct Linear {
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     arithmetic: Arithmetic,
+    #[module(skip)]
+    gradient: WeightGradient,
 }
 
 impl Linear {
@@ -104,7 +106,7 @@ impl Linear {
 
     /// From its parameters.
     pub fn of(weight: Param<Tensor<2>>, bias: Param<Tensor<1>>) -> Self {
-        Self { weight, bias, arithmetic: Arithmetic::F32 }
+        Self { weight, bias, arithmetic: Arithmetic::F32, gradient: WeightGradient::Whole }
     }
 
     /// The same layer in an arithmetic.
@@ -112,11 +114,16 @@ impl Linear {
         self.arithmetic = arithmetic;
     }
 
+    /// The same layer, whose weight's gradient may come as its factors.
+    pub(crate) fn hand_over(&mut self, gradient: WeightGradient) {
+        self.gradient = gradient;
+    }
+
     /// # Shapes
     /// - `x`: `[batch, in]`
     /// - output: `[batch, out]`
     pub fn forward(&self, x: Tensor<2>, mode: Mode) -> Tensor<2> {
-        ops::matmul_transposed(x, mode.parameter(&self.weight), self.arithmetic)
+        ops::matmul_transposed(x, mode.parameter(&self.weight), self.arithmetic, self.gradient)
             + mode.parameter(&self.bias).unsqueeze::<2>()
     }
 }

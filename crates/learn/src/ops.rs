@@ -6,6 +6,7 @@ mod cpu;
 
 use crate::nn::BATCH_NORM_EPS;
 use burn::Tensor;
+use burn::prelude::Shape;
 use burn::tensor::activation::relu as rectify;
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
@@ -103,17 +104,65 @@ pub(crate) fn global_average_pool(x: Tensor<4>) -> Tensor<2> {
     x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels])
 }
 
+/// How [`matmul_transposed`] hands over the gradient of its weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum WeightGradient {
+    /// `[out, in]`.
+    #[default]
+    Whole,
+    /// On the CPU device, and where they are smaller by far, as what [`Gradient::of`] recognises.
+    Factors,
+}
+
 /// `x weight^T`.
 ///
 /// # Shapes
 /// - `x`: `[batch, in]`, `weight`: `[out, in]`, output: `[batch, out]`
-pub(crate) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+pub(crate) fn matmul_transposed(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    arithmetic: Arithmetic,
+    gradient: WeightGradient,
+) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if cpu::serves(&x) {
-        return cpu::matmul_transposed(x, weight, arithmetic);
+        return cpu::matmul_transposed(x, weight, arithmetic, gradient);
     }
-    let _ = arithmetic;
+    let _ = (arithmetic, gradient);
     x.matmul(weight.transpose())
+}
+
+/// A gradient that a backward pass left for a parameter.
+pub(crate) enum Gradient {
+    /// Flat.
+    Whole(Tensor<1>),
+    /// Of a linear layer's weight.
+    #[cfg(feature = "flex")]
+    Factors(cpu::Factors),
+}
+
+impl Gradient {
+    /// `gradient` as it was left for a parameter of a shape.
+    pub(crate) fn of<const D: usize>(gradient: Tensor<D>, shape: &Shape) -> Self {
+        let found = gradient.shape();
+        if found == *shape {
+            return Self::Whole(gradient.reshape([shape.num_elements()]));
+        }
+        #[cfg(feature = "flex")]
+        if let ([rows, _], [outputs, inputs]) = (&found[..], &shape[..]) {
+            return Self::Factors(cpu::Factors::new(gradient.reshape([*rows, found[1]]), [*outputs, *inputs]));
+        }
+        panic!("a gradient of shape {found:?} for a parameter of shape {shape:?}");
+    }
+
+    /// Multiplied out where it is factors, flat.
+    pub(crate) fn whole(self) -> Tensor<1> {
+        match self {
+            Self::Whole(gradient) => gradient,
+            #[cfg(feature = "flex")]
+            Self::Factors(factors) => factors.whole(),
+        }
+    }
 }
 
 /// One step of LARS in clip mode (see [`crate::optim::Lars`]): the moved parameter and the moved momentum, which starts
@@ -126,17 +175,22 @@ pub(crate) fn lars(
     rate: f64,
     dimensions: usize,
     p: Tensor<1>,
-    mut g: Tensor<1>,
+    gradient: Gradient,
     buffer: Option<Tensor<1>>,
 ) -> [Tensor<1>; 2] {
     let gabion_spec::Optimizer { momentum, weight_decay, trust_coefficient, .. } = *config;
     #[cfg(feature = "flex")]
-    if cpu::serves(&p) && cpu::serves(&g) {
+    if cpu::serves(&p) {
         #[allow(clippy::cast_possible_truncation)] // as Burn does with scalars
         let [rate, momentum, weight_decay, trust] = [rate, momentum, weight_decay, trust_coefficient].map(|x| x as f32);
         let trust = (dimensions > 1).then_some(trust);
-        return cpu::lars(&gabion_kernels::Lars { rate, momentum, weight_decay, trust }, p, g, buffer);
+        let rule = gabion_kernels::Lars { rate, momentum, weight_decay, trust };
+        return match gradient {
+            Gradient::Whole(gradient) => cpu::lars(&rule, p, gradient, buffer),
+            Gradient::Factors(factors) => factors.lars(&rule, p, buffer),
+        };
     }
+    let mut g = gradient.whole();
     if dimensions > 1 {
         let length = |x: &Tensor<1>| x.clone().square().sum().sqrt();
         let (p_length, g_length) = (length(&p), length(&g));

@@ -4,7 +4,7 @@ mod sgd;
 
 pub use sgd::Sgd;
 
-use crate::ops;
+use crate::ops::{self, Gradient};
 use crate::weights::{Path, tensor_of};
 use burn::Tensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -45,7 +45,8 @@ impl Lars {
         Self { config, momentum: BTreeMap::new() }
     }
 
-    /// Moves every parameter of `module` that has a gradient in `grads`.
+    /// Moves every parameter of `module` that has a gradient in `grads`; on the CPU device where it lies, when nothing else
+    /// holds it.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, grads: &mut Gradients) -> M {
         moved(module, grads, |name, p, g, dimensions| self.moved(name, p, g, rate, dimensions))
     }
@@ -61,7 +62,7 @@ impl Lars {
             state.iter().map(|(name, data)| (name.clone(), Tensor::from_data(data.clone(), device))).collect();
     }
 
-    fn moved(&mut self, name: &str, p: Tensor<1>, g: Tensor<1>, rate: f64, dimensions: usize) -> Tensor<1> {
+    fn moved(&mut self, name: &str, p: Tensor<1>, g: Gradient, rate: f64, dimensions: usize) -> Tensor<1> {
         let buffer = self.momentum.remove(name);
         let [moved, buffer] = ops::lars(&self.config, rate, dimensions, p, g, buffer);
         self.momentum.insert(name.to_string(), buffer);
@@ -70,11 +71,11 @@ impl Lars {
 }
 
 /// `module` with every parameter that has a gradient replaced by what `each` makes of its name, its value and its
-/// gradient, both flat, and the number of its dimensions.
+/// gradient, and the number of its dimensions; values are flat.
 fn moved<M: Module>(
     module: M,
     grads: &mut Gradients,
-    each: impl FnMut(&str, Tensor<1>, Tensor<1>, usize) -> Tensor<1>,
+    each: impl FnMut(&str, Tensor<1>, Gradient, usize) -> Tensor<1>,
 ) -> M {
     module.map(&mut Step { each, grads, path: Path::default() })
 }
@@ -85,7 +86,7 @@ struct Step<'a, F> {
     path: Path,
 }
 
-impl<F: FnMut(&str, Tensor<1>, Tensor<1>, usize) -> Tensor<1>> ModuleMapper for Step<'_, F> {
+impl<F: FnMut(&str, Tensor<1>, Gradient, usize) -> Tensor<1>> ModuleMapper for Step<'_, F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }
@@ -99,11 +100,24 @@ impl<F: FnMut(&str, Tensor<1>, Tensor<1>, usize) -> Tensor<1>> ModuleMapper for 
         let name = self.path.torch_name();
         param.map(|p| {
             let shape = p.shape();
-            let count = shape.num_elements();
-            let moved = (self.each)(&name, p.inner().reshape([count]), gradient.reshape([count]), D);
+            let gradient = Gradient::of(gradient, &shape);
+            let moved = (self.each)(&name, p.inner().reshape([shape.num_elements()]), gradient, D);
             Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }
+}
+
+/// Takes a module out of its place, where one with the same names and hardly a value stays: what the optimizer moves has
+/// no second owner then.
+pub(crate) fn take<M: Module>(module: &mut M) -> M {
+    struct Hollow;
+    impl ModuleMapper for Hollow {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|p| Tensor::zeros([1; D], &p.device()))
+        }
+    }
+    let hollow = module.clone().map(&mut Hollow);
+    std::mem::replace(module, hollow)
 }
 
 /// Weight gradients summed over several backward passes, by parameter name.
@@ -167,7 +181,7 @@ impl<F: FnMut(String, Option<Tensor<1>>) -> Option<Tensor<1>>> ModuleVisitor for
             return;
         }
         let shape = value.shape();
-        let gradient = value.grad_remove(self.grads).map(|gradient| gradient.reshape([shape.num_elements()]));
+        let gradient = value.grad_remove(self.grads).map(|gradient| Gradient::of(gradient, &shape).whole());
         if let Some(gradient) = (self.each)(self.path.torch_name(), gradient) {
             value.grad_replace(self.grads, gradient.reshape(shape));
         }

@@ -4,7 +4,7 @@ use crate::attack::Ball;
 use crate::encoder::Model;
 use crate::loss::Loss;
 use crate::nn::Mode;
-use crate::optim::{Average, Lars, WeightGradients};
+use crate::optim::{self, Average, Lars, WeightGradients};
 use burn::Tensor;
 use burn::tensor::Gradients;
 use gabion_spec as spec;
@@ -66,7 +66,7 @@ impl Minibatch {
 
 impl State {
     fn descend(&mut self, grads: &mut Gradients, rate: f64) {
-        self.model = self.optim.step(rate, self.model.clone(), grads);
+        self.model = self.optim.step(rate, optim::take(&mut self.model), grads);
         if let Some(average) = &mut self.average {
             average.update(&self.model);
         }
@@ -182,3 +182,6 @@ pub fn minibatch(
         }
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

@@ -1,4 +1,4 @@
-//! Which part of a region is whose: first fit from its beginning, neighbours joined when they are free.
+//! Which part of a region is whose: the smallest free part that is large enough, neighbours joined when they are free.
 //!
 //! A training step's few dozen buffers come in a handful of sizes and go in another order than they came. Sorted into
 //! classes by size, as general allocators do, each class keeps what it once had; here what one size leaves the next one
@@ -37,7 +37,9 @@ impl Heap {
         if self.lent.len() == MOST {
             return None;
         }
-        let at = self.free.iter().position(|part| part.len() >= bytes)?;
+        // Of equals the first. First fit alone leaves a fifth more between a wide network's buffers.
+        let large_enough = self.free.iter().enumerate().filter(|(_, part)| part.len() >= bytes);
+        let (at, _) = large_enough.min_by_key(|(_, part)| part.len())?;
         let start = self.free[at].start;
         self.free[at].start += bytes;
         if self.free[at].is_empty() {

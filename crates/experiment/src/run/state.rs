@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 pub(super) fn initial(recipe: &Pretrain, device: &Device) -> State {
     let model = Model::init(&recipe.encoder, &recipe.projector, recipe.seed, &device.clone().autodiff());
     State {
-        model: model.compute_in(recipe.arithmetic),
+        model: model.compute_in(recipe.arithmetic).leave_factors(),
         optim: Lars::new(recipe.optimizer),
         average: recipe.average.map(Average::new),
         delta: None,

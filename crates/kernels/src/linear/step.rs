@@ -11,7 +11,7 @@ use rayon::prelude::*;
 /// What the products of rows may lose by cancellation before the gradient is multiplied out for its length.
 const LOSS: f64 = 64.0;
 
-/// As [`crate::lars`] with the gradient of [`super::linear_weight_grad`], and the parameter is moved where it lies.
+/// As [`crate::lars`] with the gradient of [`super::linear_weight_grad`].
 ///
 /// # Shapes
 /// - `x`: `[rows, inputs]`
@@ -44,9 +44,7 @@ pub(super) fn linear_lars_at(
     assert_eq!(velocity.len(), weight.len(), "values of the velocity (left), of the weight (right)");
     let &Linear { rows, inputs, outputs } = linear;
     if rows == 0 {
-        let mut moved = vec![0.0; weight.len()];
-        optim::lars(rule, weight, &mut moved, velocity);
-        return weight.copy_from_slice(&moved);
+        return optim::lars(rule, weight, &vec![0.0; weight.len()], velocity);
     }
     let depth = Depth { steps: rows, bf16: products == Products::Bf16 };
     let mut turned = Scratch::of(dy.len());
@@ -60,9 +58,8 @@ pub(super) fn linear_lars_at(
     let step = Step::new(rule, || optim::norm(level, weight), length);
     let tasks = weight.par_chunks_mut(TASK_ROWS * inputs).zip(velocity.par_chunks_mut(TASK_ROWS * inputs));
     tasks.enumerate().for_each(|(task, (p, v))| {
-        let mut g = gradient.rows(task, p.len());
-        level.run(Move { step, p, g: g.as_mut_slice(), v });
-        p.copy_from_slice(g.as_slice());
+        let g = gradient.rows(task, p.len());
+        level.run(Move { step, p, g: g.as_slice(), v });
     });
 }
 

@@ -103,9 +103,9 @@ fn stepped(
 fn check_step(shape: &Linear, rule: &Lars, [x, dy]: [&[f32]; 2], seed: u64) {
     let [weight, velocity] = [seed, seed + 1].map(|seed| noise(shape.outputs * shape.inputs, seed));
     for (level, products) in Level::available().flat_map(|level| PRODUCTS.map(|products| (level, products))) {
-        let (mut moved, mut wanted) = (vec![0.0; weight.len()], velocity.clone());
-        linear_weight_grad_at(level, shape, products, x, dy, &mut moved);
-        lars(rule, &weight, &mut moved, &mut wanted);
+        let (mut gradient, mut moved, mut wanted) = (vec![0.0; weight.len()], weight.clone(), velocity.clone());
+        linear_weight_grad_at(level, shape, products, x, dy, &mut gradient);
+        lars(rule, &mut moved, &gradient, &mut wanted);
         for (found, wanted) in stepped(level, products, shape, rule, [x, dy], seed).iter().zip([&moved, &wanted]) {
             for (found, wanted) in found.iter().zip(wanted) {
                 let close = (found - wanted).abs() <= 2e-6 * wanted.abs().max(1.0);

@@ -14,7 +14,7 @@ mod optim;
 pub(super) use fork::fork;
 pub(super) use linear::matmul_transposed;
 pub(super) use norm::{batch_norm_frozen, batch_norm_train};
-pub(super) use optim::lars;
+pub(super) use optim::{Factors, lars};
 
 use burn::Tensor;
 use burn::backend::autodiff::NodeId;

@@ -26,7 +26,7 @@ impl Sgd {
     /// Moves every parameter of `module` that has a gradient in `grads`.
     pub fn step<M: Module>(&mut self, rate: f64, module: M, grads: &mut Gradients) -> M {
         moved(module, grads, |name, p, g, _| {
-            let g = g + p.clone().mul_scalar(self.weight_decay);
+            let g = g.whole() + p.clone().mul_scalar(self.weight_decay);
             let velocity = match self.velocity.remove(name) {
                 Some(velocity) => velocity.mul_scalar(self.momentum) + g,
                 None => g,

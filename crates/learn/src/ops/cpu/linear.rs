@@ -1,6 +1,7 @@
 //! Products with a weight in torch's layout, whose gradient comes in that layout too: Burn's own comes turned, and
 //! turning the largest parameters of a network takes as much memory again.
 
+use super::super::WeightGradient;
 use super::{plain, products, tracked};
 use burn::Tensor;
 use burn::backend::autodiff::NodeId;
@@ -23,6 +24,8 @@ struct State {
     products: Products,
     /// Asked for when the weight wants a gradient.
     x: Option<NodeId>,
+    /// Leaves that gradient as its factors.
+    factors: bool,
     /// Kept when the input wants one.
     weight: Option<FlexTensor>,
 }
@@ -31,19 +34,39 @@ impl Backward<Flex, 2> for Multiply {
     type State = State;
 
     fn backward(self, ops: Ops<State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let State { shape, products, x, weight } = ops.state;
+        let State { shape, products, x, factors, weight } = ops.state;
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let dy = flat(&dy);
         let [of_x, of_weight] = ops.parents;
         if let (Some(node), Some(x)) = (of_weight, x) {
             let x = checkpointer.retrieve_node_output::<FlexTensor>(x).to_contiguous();
-            let dweight = alloc::linear_weight_grad(&shape, products, flat(&x), dy);
-            grads.register::<Flex>(node.id, rows(dweight, [shape.outputs, shape.inputs]));
+            let gradient = if factors {
+                left(&shape, products, flat(&x), dy)
+            } else {
+                let dweight = alloc::linear_weight_grad(&shape, products, flat(&x), dy);
+                rows(dweight, [shape.outputs, shape.inputs])
+            };
+            grads.register::<Flex>(node.id, gradient);
         }
         if let (Some(node), Some(weight)) = (of_x, weight) {
             let dx = alloc::linear_input_grad(&shape, products, dy, flat(&weight));
             grads.register::<Flex>(node.id, rows(dx, [shape.rows, shape.inputs]));
         }
+    }
+}
+
+/// What [`super::Factors`] reads. The 1 counts uses: Burn adds what two of them leave.
+fn left(shape: &Linear, products: Products, x: &[f32], dy: &[f32]) -> FlexTensor {
+    let columns = shape.inputs + shape.outputs + 1;
+    let mut values = Vec::with_capacity(shape.rows * columns);
+    for (x, dy) in x.chunks_exact(shape.inputs).zip(dy.chunks_exact(shape.outputs)) {
+        values.extend_from_slice(x);
+        values.extend_from_slice(dy);
+        values.push(1.0);
+    }
+    match products {
+        Products::F32 => rows(values, [shape.rows, columns]),
+        Products::Bf16 => FlexTensor::from_data(TensorData::new(alloc::to_bf16(&values), [shape.rows, columns])),
     }
 }
 
@@ -57,8 +80,16 @@ fn rows(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
 }
 
 /// `x weight^T`.
-pub(in super::super) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+pub(in super::super) fn matmul_transposed(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    arithmetic: Arithmetic,
+    gradient: WeightGradient,
+) -> Tensor<2> {
     let ([batch, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    // More rows are as much work again, for their length and their step.
+    let few = batch * (inputs + outputs) <= inputs * outputs / 2;
+    let factors = gradient == WeightGradient::Factors && few;
     let (shape, products) = (Linear { rows: batch, inputs, outputs }, products(arithmetic));
     let forward = |x: &FlexTensor, weight: &FlexTensor| {
         let y = alloc::linear(&shape, products, flat(&x.to_contiguous()), flat(weight));
@@ -75,7 +106,7 @@ pub(in super::super) fn matmul_transposed(x: Tensor<2>, weight: Tensor<2>, arith
     let out = match Multiply.prepare::<NoCheckpointing>([x.node(), weight_node]).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let x = weight_wants.then(|| prep.checkpoint(&x));
-            prep.finish(State { shape, products, x, weight: x_wants.then_some(weight) }, y)
+            prep.finish(State { shape, products, x, factors, weight: x_wants.then_some(weight) }, y)
         }
         OpsKind::UnTracked(prep) => prep.finish(y),
     };
