@@ -2,10 +2,11 @@
 
 use crate::commands::{DeviceArguments, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gabion_experiment::bench::{Settings, Step, measure};
-use gabion_runtime::Choice;
+use gabion_runtime::{Choice, durable};
 use gabion_spec::Arithmetic;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 mod adapt;
@@ -85,8 +86,8 @@ struct StepArguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     views: u32,
     /// What convolutions of training compute in; bf16 is the CPU's.
-    #[arg(long, value_enum, default_value_t)]
-    arithmetic: Computing,
+    #[arg(long, default_value_t, value_parser = PossibleValuesParser::new(Arithmetic::NAMES).try_map(|name| name.parse::<Arithmetic>()))]
+    arithmetic: Arithmetic,
     /// Steps that do not count.
     #[arg(long, default_value_t = 3)]
     warmup: u32,
@@ -97,33 +98,9 @@ struct StepArguments {
     device: DeviceArguments,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Computing {
-    #[default]
-    F32,
-    Bf16,
-}
-
-impl Computing {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    fn arithmetic(self) -> Arithmetic {
-        match self {
-            Self::F32 => Arithmetic::F32,
-            Self::Bf16 => Arithmetic::Bf16,
-        }
-    }
-}
-
 fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
     let (device, offered) = arguments.device.choose(output)?;
-    let &StepArguments { width, hidden, output: embedding, batch, views, warmup, steps, .. } = arguments;
-    let arithmetic = arguments.arithmetic.arithmetic();
+    let &StepArguments { width, hidden, output: embedding, batch, views, arithmetic, warmup, steps, .. } = arguments;
     if !arithmetic.is_f32() && offered.choice != Choice::Cpu {
         return Err(usage(format!("--arithmetic bf16 is the CPU's, not that of {}", offered.name)));
     }
@@ -143,6 +120,20 @@ fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {
             vec![format!("{:.1}", 1e3 * measured.median_seconds), format!("{:.0}", measured.images_per_second), memory];
         table(&["median ms", "crops/s", "working memory"], [row])
     })
+}
+
+/// Shows the numbers and writes them to a file, where one is named.
+fn deliver(out: Option<&Path>, value: &Value, output: &Output, tables: impl FnOnce() -> String) -> Done {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    let written = out.map(|out| (out, durable::write(out, text.as_bytes())));
+    output.result(value, tables)?;
+    // A full disk does not take away the numbers.
+    if let Some((out, written)) = written {
+        written.map_err(|error| anyhow::anyhow!("cannot write {}: {error}", out.display()))?;
+        output.note(format!("written to {}", out.display()));
+    }
+    Ok(())
 }
 
 /// Refuses before the work what could not be written after it.

@@ -133,6 +133,7 @@ pub(crate) fn matmul_transposed(
 }
 
 /// A gradient that a backward pass left for a parameter.
+#[allow(clippy::large_enum_variant)] // one at a time, for a moment
 pub(crate) enum Gradient {
     /// Flat.
     Whole(Tensor<1>),

@@ -3,6 +3,9 @@
 use crate::invalid::{Invalid, ensure, not_negative, positive};
 use crate::{Augment, Encoder, FineTune, Pixels, Projector, Threat};
 use alloc::format;
+use alloc::string::String;
+use core::fmt;
+use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Self-supervised pretraining.
@@ -59,7 +62,28 @@ pub enum Arithmetic {
     Bf16,
 }
 
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl FromStr for Arithmetic {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = [Self::F32, Self::Bf16].into_iter().zip(Self::NAMES).find(|(_, known)| *known == name);
+        found.map(|(arithmetic, _)| arithmetic).ok_or_else(|| format!("`{name}` is not f32 or bf16"))
+    }
+}
+
 impl Arithmetic {
+    /// Their names, in order.
+    pub const NAMES: [&str; 2] = ["f32", "bf16"];
+
     /// Whether it is the default.
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's calling convention
     pub fn is_f32(&self) -> bool {

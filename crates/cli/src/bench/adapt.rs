@@ -1,6 +1,6 @@
 //! `gabion bench adapt`: seconds of adaptation to a shifted stream, and what they change.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::{DataArguments, DeviceArguments, adapt::bytes, bundle_path, machine, typed, versions};
 use crate::output::{Done, Output, table, usage};
 use clap::ValueEnum;
@@ -9,7 +9,7 @@ use gabion_experiment::measure::Rate;
 use gabion_experiment::recipe;
 use gabion_runtime::adapt::Source;
 use gabion_runtime::adapt::source::SOURCE;
-use gabion_runtime::{Bundle, Verdict, durable};
+use gabion_runtime::{Bundle, Verdict};
 use gabion_spec::{Adapt, Budget, LocalObjective, Scope};
 use serde_json::json;
 use std::path::PathBuf;
@@ -145,14 +145,7 @@ fn within(arguments: &Arguments, output: &Output) -> Done {
         "load_average": load,
         "result": { "settings": settings, "rows": rows },
     });
-    if let Some(out) = &arguments.out {
-        let mut text = serde_json::to_string_pretty(&value)?;
-        text.push('\n');
-        durable::write(out, text.as_bytes())
-            .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", out.display()))?;
-        output.note(format!("written to {}", out.display()));
-    }
-    output.result(&value, || tables(&rows))
+    deliver(arguments.out.as_deref(), &value, output, || tables(&rows))
 }
 
 fn tables(rows: &[Row]) -> String {

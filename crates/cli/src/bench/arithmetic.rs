@@ -1,11 +1,11 @@
 //! `gabion bench arithmetic`: a recipe trained in f32 and in bf16.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::{DataArguments, machine, stop_on_interrupt, typed, versions};
 use crate::output::{Done, Output, table};
 use gabion_experiment::bench::arithmetic::{Settings, Trained, train};
 use gabion_experiment::recipe::{self, Base};
-use gabion_runtime::{Choice, durable};
+use gabion_runtime::Choice;
 use gabion_spec::{Arithmetic, Evaluate, Norm, Objective, Pixels, Probe, Protocol};
 use serde_json::json;
 use std::path::PathBuf;
@@ -78,24 +78,14 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         "data": data.kind.name(),
         "result": trained,
     });
-    if let Some(out) = &arguments.out {
-        let mut text = serde_json::to_string_pretty(&value)?;
-        text.push('\n');
-        durable::write(out, text.as_bytes())?;
-        output.note(format!("written to {}", out.display()));
-    }
-    output.result(&value, || rows(&trained))
+    deliver(arguments.out.as_deref(), &value, output, || rows(&trained))
 }
 
 fn rows(trained: &[Trained]) -> String {
     let row = |Trained { arithmetic, last_loss, seconds, clean, attacks, .. }: &Trained| {
-        let name = match arithmetic {
-            Arithmetic::F32 => "f32",
-            Arithmetic::Bf16 => "bf16",
-        };
         let attacked = attacks.iter().map(|row| format!("{:.1} %", 100.0 * row.rate.accuracy)).collect::<Vec<_>>();
         let clean = format!("{:.1} %", 100.0 * clean.accuracy);
-        vec![name.into(), format!("{seconds:.0}"), format!("{last_loss:.3}"), clean, attacked.join(", ")]
+        vec![arithmetic.to_string(), format!("{seconds:.0}"), format!("{last_loss:.3}"), clean, attacked.join(", ")]
     };
     table(&["arithmetic", "seconds", "last loss", "clean", "attacked"], trained.iter().map(row))
 }

@@ -1,12 +1,12 @@
 //! `gabion bench augment`: views per second, ours beside torchvision's and kornia's, as one table and one file.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::{machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use clap::ValueEnum;
 use gabion_experiment::bench::augment::{Measured, Peers, Row, Settings, Staged, measure};
 use gabion_experiment::data::{Data, Images, photos::Photos, synth::Synth};
-use gabion_runtime::{Choice, durable};
+use gabion_runtime::Choice;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -99,14 +99,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         "load_average": load,
         "result": measured,
     });
-    let mut text = serde_json::to_string_pretty(&value)?;
-    text.push('\n');
-    let written = durable::write(&arguments.out, text.as_bytes());
-    output.result(&value, || tables(&measured))?;
-    // A full disk does not take away the numbers.
-    written.map_err(|error| anyhow::anyhow!("cannot write {}: {error}", arguments.out.display()))?;
-    output.note(format!("written to {}", arguments.out.display()));
-    Ok(())
+    deliver(Some(&arguments.out), &value, output, || tables(&measured))
 }
 
 /// The name of the data set, and the images.

@@ -1,13 +1,12 @@
 //! `gabion bench autoattack`: ours beside the official one.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::{DeviceArguments, evaluate::subject, machine, typed, versions};
 use crate::output::{Done, Output, table};
 use clap::ValueEnum;
 use gabion_experiment::bench::augment::Peers;
 use gabion_experiment::bench::autoattack::{Compared, Component, Settings, compare};
 use gabion_experiment::data::Data;
-use gabion_runtime::durable;
 use gabion_spec::{Norm, Pixels};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -113,13 +112,7 @@ fn measure(arguments: &Arguments, output: &Output) -> Done {
         "load_average": load,
         "result": compared,
     });
-    let mut text = serde_json::to_string_pretty(&value)?;
-    text.push('\n');
-    let written = durable::write(&arguments.out, text.as_bytes());
-    output.result(&value, || tables(&compared))?;
-    written.map_err(|error| anyhow::anyhow!("cannot write {}: {error}", arguments.out.display()))?;
-    output.note(format!("written to {}", arguments.out.display()));
-    Ok(())
+    deliver(Some(&arguments.out), &value, output, || tables(&compared))
 }
 
 fn tables(compared: &Compared) -> String {

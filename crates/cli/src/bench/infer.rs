@@ -1,12 +1,12 @@
 //! `gabion bench infer`: a bundle beside PyTorch, ONNX Runtime and Candle.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::{bundle_path, machine, typed, versions};
 use crate::output::{Done, Failure, Output, table, usage};
 use clap::ValueEnum;
 use gabion_experiment::bench::augment::Peers;
 use gabion_experiment::bench::infer::{Compared, Places, Settings, Subject, compare, random_bundle, serve, views};
-use gabion_runtime::{Choice, Session, durable};
+use gabion_runtime::{Choice, Session};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -146,15 +146,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
         "load_average": load,
         "result": compared,
     });
-    let mut text = serde_json::to_string_pretty(&value)?;
-    text.push('\n');
-    let written = arguments.out.as_ref().map(|out| (out, durable::write(out, text.as_bytes())));
-    output.result(&value, || tables(&compared))?;
-    if let Some((out, written)) = written {
-        written.map_err(|error| anyhow::anyhow!("cannot write {}: {error}", out.display()))?;
-        output.note(format!("written to {}", out.display()));
-    }
-    Ok(())
+    deliver(arguments.out.as_deref(), &value, output, || tables(&compared))
 }
 
 /// A folder that goes away.

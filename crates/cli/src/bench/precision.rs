@@ -1,12 +1,12 @@
 //! `gabion bench precision`: what half precision on a device changes, or bf16 and int8 on the CPU.
 
-use super::{ensure_place, load_average};
+use super::{deliver, ensure_place, load_average};
 use crate::commands::precision::{PrecisionArguments, tell};
 use crate::commands::{DataArguments, bundle_path, machine, typed, versions};
 use crate::output::{Done, Output, table, usage};
 use anyhow::anyhow;
 use gabion_runtime::frozen::Precision;
-use gabion_runtime::{Arithmetic, Bundle, Choice, Classify, Prediction, Rgb, Session, durable};
+use gabion_runtime::{Arithmetic, Bundle, Choice, Classify, Prediction, Rgb, Session};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -99,13 +99,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Done {
             "largest_difference_of_a_probability": furthest,
         },
     });
-    if let Some(out) = &arguments.out {
-        let mut text = serde_json::to_string_pretty(&value)?;
-        text.push('\n');
-        durable::write(out, text.as_bytes()).map_err(|error| anyhow!("cannot write {}: {error}", out.display()))?;
-        output.note(format!("written to {}", out.display()));
-    }
-    output.result(&value, || {
+    deliver(arguments.out.as_deref(), &value, output, || {
         let row = [percent(right[0]), percent(right[1]), percent(same)].map(|percent| format!("{percent:.2}"));
         table(
             &["right in f32, %", &format!("right in {half_name}, %"), "same label, %", "furthest probability"],

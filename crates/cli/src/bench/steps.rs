@@ -1,12 +1,12 @@
 //! `gabion bench train` and `gabion bench attack`: steps beside eager PyTorch.
 
-use super::{StepArguments, ensure_place, load_average};
+use super::{StepArguments, deliver, ensure_place, load_average};
 use crate::commands::evaluate::subject_in;
 use crate::commands::precision::PrecisionArguments;
 use crate::commands::{bundle_path, machine, typed, versions};
 use crate::output::{Done, Output, table};
 use gabion_experiment::bench::steps::{Compared, Program, attack, compare};
-use gabion_runtime::{Choice, durable};
+use gabion_runtime::Choice;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -86,9 +86,9 @@ pub fn train(arguments: &TrainArguments, output: &Output) -> Done {
     ];
     let sizes: Vec<String> = sizes.iter().flat_map(|(name, value)| [(*name).to_string(), value.to_string()]).collect();
     let mut ours = vec!["bench".to_string(), "free-at".into(), "--device".into(), device.name().into()];
-    ours.extend(["--arithmetic".to_string(), arithmetic.name().into()]);
+    ours.extend(["--arithmetic".to_string(), arithmetic.to_string()]);
     ours.extend(sizes.iter().cloned());
-    let about = json!({ "arithmetic": arithmetic.name() });
+    let about = json!({ "arithmetic": arithmetic });
     report(&arguments.comparison, ours, "train_step.py", sizes, (*batch * *views) as usize, about, output)
 }
 
@@ -166,13 +166,7 @@ fn report(
     if let (Some(fields), Some(about)) = (value.as_object_mut(), about.as_object()) {
         fields.extend(about.clone());
     }
-    if let Some(out) = &comparison.out {
-        let mut text = serde_json::to_string_pretty(&value)?;
-        text.push('\n');
-        durable::write(out, text.as_bytes())?;
-        output.note(format!("written to {}", out.display()));
-    }
-    output.result(&value, || tables(&compared))
+    deliver(comparison.out.as_deref(), &value, output, || tables(&compared))
 }
 
 fn tables(compared: &Compared) -> String {

@@ -75,12 +75,8 @@ pub enum Error {
 pub fn train(arithmetic: Arithmetic, settings: &Settings<'_>, observe: &mut dyn FnMut(&str)) -> Result<Trained, Error> {
     let Settings { recipe, data, probe, evaluate: attack, out, device, offered, stop } = settings;
     let recipe = Pretrain { arithmetic, ..(*recipe).clone() };
-    let name = match arithmetic {
-        Arithmetic::F32 => "f32",
-        Arithmetic::Bf16 => "bf16",
-    };
     let options = run::Options {
-        out: &out.join(name),
+        out: &out.join(arithmetic.to_string()),
         resume: false,
         device: device.clone(),
         offered,
@@ -89,7 +85,7 @@ pub fn train(arithmetic: Arithmetic, settings: &Settings<'_>, observe: &mut dyn 
         stop,
     };
     let (mut loss, mut seconds) = (Vec::new(), 0.0);
-    observe(&format!("{name}: pretraining"));
+    observe(&format!("{arithmetic}: pretraining"));
     let outcome = run::pretrain(&recipe, data, &options, &mut |event| match event {
         Event::Step(line) => {
             loss.push(line.loss);
@@ -99,12 +95,12 @@ pub fn train(arithmetic: Arithmetic, settings: &Settings<'_>, observe: &mut dyn 
         _ => {}
     })?;
     let Outcome::Finished(path) = outcome else { return Err(Error::Stopped) };
-    observe(&format!("{name}: {} steps in {seconds:.0} s; a linear classifier", loss.len()));
+    observe(&format!("{arithmetic}: {} steps in {seconds:.0} s; a linear classifier", loss.len()));
     let bundle = Bundle::open(&path, device)?;
     let probed = probe::probe(&bundle, &data.split, probe, recipe.seed, device, None, &mut |_| {})?;
     probe::write_into(&path, &probed, data.kind.name(), "gabion bench arithmetic", device)?;
     let bundle = Bundle::open(&path, device)?;
-    observe(&format!("{name}: attacking it"));
+    observe(&format!("{arithmetic}: attacking it"));
     let subject = Subject::bundle(&bundle, device)?;
     let found = evaluate::evaluate(&subject, &data.split.test, attack, &evaluate::Options::default(), &mut |_| {})?;
     found.warnings.iter().for_each(|warning| observe(warning));

@@ -1,18 +1,8 @@
 //! Batch normalisation against f64, on every level of the machine, and on any number of threads.
 
 use super::*;
+use crate::conv::tests::noise;
 use proptest::prelude::*;
-
-fn noise(length: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..length).map(|_| next()).collect()
-}
 
 struct Case {
     norm: BatchNorm,
