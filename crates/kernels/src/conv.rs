@@ -1,7 +1,7 @@
 //! Two-dimensional convolution and its gradients, channels-last, without groups, dilation or bias.
 
 mod forward;
-mod half;
+pub(crate) mod half;
 mod int8;
 mod plane;
 mod tile;

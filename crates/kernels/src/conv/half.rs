@@ -39,7 +39,7 @@ pub(super) fn word([low, high]: [f32; 2]) -> f32 {
 
 /// Blocks of channels, each `pitch` values, to half as many blocks of words.
 #[inline(always)]
-pub(super) fn join<V: Vector>(from: &[f32], pitch: usize, to: &mut [f32]) {
+pub(crate) fn join<V: Vector>(from: &[f32], pitch: usize, to: &mut [f32]) {
     assert!(pitch.is_multiple_of(BLOCK) && to.len() == from.len().div_ceil(2 * pitch) * pitch);
     for (from, to) in from.chunks(2 * pitch).zip(to.chunks_exact_mut(pitch)) {
         let (low, high) = from.split_at(pitch);

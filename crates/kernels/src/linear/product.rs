@@ -5,6 +5,7 @@
 //! (see `conv/half.rs`).
 
 use crate::Level;
+use crate::conv::half;
 use crate::level::Kernel;
 use crate::scratch::Scratch;
 use crate::vector::Vector;
@@ -241,19 +242,13 @@ impl Product<'_> {
 /// Steps of a row as words; zeros behind the last.
 #[inline(always)]
 fn join<V: Vector>(row: &[f32], to: &mut [f32]) {
-    assert!(to.len() >= row.len().div_ceil(BLOCK) * (BLOCK / 2));
-    let (blocks, rest) = row.as_chunks::<BLOCK>();
-    let mut last = [0.0; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    let blocks = blocks.iter().chain((!rest.is_empty()).then_some(&last));
-    for (block, to) in blocks.zip(to.as_chunks_mut::<{ BLOCK / 2 }>().0) {
-        for at in (0..BLOCK / 2).step_by(V::LANES) {
-            // SAFETY: vectors are no longer than half a block, and divide it.
-            unsafe {
-                let low = V::load(block.as_ptr().add(at)).low_half();
-                V::load(block.as_ptr().add(BLOCK / 2 + at)).above(low).store(to.as_mut_ptr().add(at));
-            }
-        }
+    let (whole, rest) = row.split_at(row.len() / BLOCK * BLOCK);
+    let (of_whole, of_rest) = to.split_at_mut(whole.len() / 2);
+    half::join::<V>(whole, BLOCK / 2, of_whole);
+    if !rest.is_empty() {
+        let mut last = [0.0; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
+        half::join::<V>(&last, BLOCK / 2, &mut of_rest[..BLOCK / 2]);
     }
 }
 
