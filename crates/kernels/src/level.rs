@@ -197,13 +197,17 @@ impl Level {
         false
     }
 
-    /// Whether this machine has instructions of this level that multiply bytes (AVX512_VNNI). Without them plain Rust finds
-    /// the same integers, more slowly than f32 finds its sums.
+    /// Whether this machine has instructions of this level that multiply bytes (AVX512_VNNI, NEON's dot products). Without
+    /// them plain Rust finds the same integers, more slowly than f32 finds its sums.
     pub fn multiplies_int8(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         if self == Self::Avx512 {
             let found = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
             return found && self.is_available();
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self == Self::Neon {
+            return self.is_available() && std::arch::is_aarch64_feature_detected!("dotprod");
         }
         false
     }

@@ -1,15 +1,18 @@
 //! Convolution in 8 bits: activations that are never negative times signed weights, summed exactly in 32.
 //!
 //! A weight is a multiple of its output channel's greatest one over 127, an activation a multiple of the tensor's range over
-//! 255, rounded to nearest, ties to even, and cut off beyond the range. Four channels are a word, and the machine's
-//! instruction (AVX512_VNNI's `vpdpbusd`) adds their products to sixteen sums at once; without it plain Rust finds the
+//! 255, rounded to nearest, ties to even, and cut off beyond the range. Four channels are a word, whose products the
+//! machine's instruction adds to a sum at once (AVX512_VNNI's `vpdpbusd`, NEON's `sdot`); without it plain Rust finds the
 //! same integers. Sums become f32 by one factor an output channel. No level rounds differently.
+
+mod sums;
 
 use super::forward::Window;
 use super::{Conv2d, Write};
 use crate::Level;
 use crate::scratch::Scratch;
 use std::ops::Range;
+use sums::{Plain, Sums, quantise};
 
 /// Output channels of a vector of sums.
 const LANES: usize = 16;
@@ -37,6 +40,8 @@ pub(crate) struct Int8 {
     scale: f32,
     /// Of each output channel, what a sum of 1 stands for; whole vectors.
     factors: Vec<f32>,
+    /// Of each output channel, the sum of its weights; whole vectors.
+    totals: Vec<i32>,
     /// `[two vectors, or one][tap][word][vector]`.
     weights: Vec<Line>,
 }
@@ -56,6 +61,7 @@ impl Int8 {
         let steps: Vec<f32> = (0..channels_out).map(|out| greatest(out) / WEIGHT_STEPS).collect();
         let mut factors = vec![0.0; vectors * LANES];
         factors.iter_mut().zip(&steps).for_each(|(factor, step)| *factor = step * (range / STEPS));
+        let mut totals = vec![0; vectors * LANES];
         let mut lines = vec![Line([0; LANES * WORD]); vectors * taps * words];
         for vector in 0..vectors {
             let (pair, together) = (vector & !1, (vectors - (vector & !1)).min(2));
@@ -67,13 +73,14 @@ impl Int8 {
                         if out < channels_out && channel < channels_in && steps[out] > 0.0 {
                             let weight = weights[(out * channels_in + channel) * taps + tap];
                             *value = (weight / steps[out]).round_ties_even() as i8;
+                            totals[out] += i32::from(*value);
                         }
                     }
                 }
             }
         }
         let scale = if range > 0.0 { STEPS / range } else { 0.0 };
-        Self { level, conv: Conv2d { batch: 1, ..*conv }, words, scale, factors, weights: lines }
+        Self { level, conv: Conv2d { batch: 1, ..*conv }, words, scale, factors, totals, weights: lines }
     }
 
     /// A few images on this thread.
@@ -99,7 +106,7 @@ impl Int8 {
 
     /// Values of the weights' memory.
     pub(crate) fn weights(&self) -> usize {
-        self.weights.len() * LANES + self.factors.len()
+        self.weights.len() * LANES + self.factors.len() + self.totals.len()
     }
 
     /// Values of a thread's working memory.
@@ -114,6 +121,9 @@ impl Int8 {
             // SAFETY: the instructions were just found.
             #[cfg(target_arch = "x86_64")]
             return unsafe { self.run_vnni(from, to, first_row, window) };
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            return unsafe { self.run_sdot(from, to, first_row, window) };
         }
         self.walk::<Plain>(from, to, first_row, window);
     }
@@ -121,7 +131,13 @@ impl Int8 {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn run_vnni(&self, from: &[f32], to: &mut [f32], first_row: usize, window: &Window) {
-        self.walk::<vnni::Vnni>(from, to, first_row, window);
+        self.walk::<sums::Vnni>(from, to, first_row, window);
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon,dotprod")]
+    fn run_sdot(&self, from: &[f32], to: &mut [f32], first_row: usize, window: &Window) {
+        self.walk::<sums::Sdot>(from, to, first_row, window);
     }
 
     /// `to` begins at row `first_row` of the output.
@@ -158,26 +174,33 @@ impl Int8 {
             }
         }
         let vectors = self.factors.len() / LANES;
+        let pixels = if S::NARROW { PIXELS / 2 } else { PIXELS };
         for first in (0..vectors).step_by(2) {
+            let together = (vectors - first).min(2);
             let weights = &self.weights[first * kernel * kernel * self.words..];
             for row in rows.clone() {
-                let mut column = columns.start;
-                while column < columns.end {
-                    let valid = (columns.end - column).min(PIXELS);
+                for column in columns.clone().step_by(pixels) {
+                    let valid = (columns.end - column).min(pixels);
                     let at = row * stride * pitch + column * stride * pixel;
                     let place = ((row - first_row) * across + column) * channels_out + first * LANES;
-                    let tile = Tile { at, pitch, weights, lane: first * LANES, valid };
+                    let tile = Tile { at, pitch, weights, together, lane: first * LANES, valid };
                     // SAFETY: a tile reads `kernel` rows from a row that was filled, and up to PIXELS pixels of a stride
                     // beyond the last of its own, which `working` has room for; `weights` holds its vectors' lines.
                     unsafe {
-                        match (vectors - first >= 2, valid > PIXELS / 2) {
-                            (true, true) => self.tile::<S, 2, PIXELS>(plane, &tile, &mut to[place..]),
-                            (true, false) => self.tile::<S, 2, { PIXELS / 2 }>(plane, &tile, &mut to[place..]),
-                            (false, true) => self.tile::<S, 1, PIXELS>(plane, &tile, &mut to[place..]),
-                            (false, false) => self.tile::<S, 1, { PIXELS / 2 }>(plane, &tile, &mut to[place..]),
+                        match (together, valid > PIXELS / 2) {
+                            _ if S::NARROW => {
+                                for v in 0..together {
+                                    let (weights, lane) = (&weights[v..], tile.lane + v * LANES);
+                                    let tile = Tile { weights, lane, ..tile };
+                                    self.tile::<S, 1, { PIXELS / 2 }>(plane, &tile, &mut to[place + v * LANES..]);
+                                }
+                            }
+                            (2, true) => self.tile::<S, 2, PIXELS>(plane, &tile, &mut to[place..]),
+                            (2, false) => self.tile::<S, 2, { PIXELS / 2 }>(plane, &tile, &mut to[place..]),
+                            (_, true) => self.tile::<S, 1, PIXELS>(plane, &tile, &mut to[place..]),
+                            (_, false) => self.tile::<S, 1, { PIXELS / 2 }>(plane, &tile, &mut to[place..]),
                         }
                     }
-                    column += valid;
                 }
             }
         }
@@ -189,8 +212,12 @@ impl Int8 {
     unsafe fn tile<S: Sums, const V: usize, const P: usize>(&self, plane: &[u8], tile: &Tile<'_>, to: &mut [f32]) {
         let Conv2d { channels_out, kernel, stride, .. } = self.conv;
         let step = stride * self.words * WORD;
-        debug_assert!(tile.weights.len() >= kernel * kernel * self.words * V);
-        let mut sums = [[S::zero(); V]; P];
+        debug_assert!(tile.weights.len() + tile.together >= kernel * kernel * self.words * tile.together + V);
+        let totals = self.totals[tile.lane..].as_chunks::<LANES>().0;
+        let mut sums = [[S::start(&totals[0]); V]; P];
+        for v in 1..V {
+            sums.iter_mut().for_each(|sums| sums[v] = S::start(&totals[v]));
+        }
         // SAFETY: the caller's.
         unsafe {
             let mut lines = tile.weights.as_ptr();
@@ -202,7 +229,8 @@ impl Int8 {
                     for v in 1..V {
                         factors[v] = S::of(&(*lines.add(v)).0);
                     }
-                    lines = lines.add(V);
+                    // Behind the last line it points nowhere.
+                    lines = lines.wrapping_add(tile.together);
                     for p in 0..P {
                         let value = from.add(p * step + word * WORD).cast::<[u8; WORD]>().read();
                         for v in 0..V {
@@ -241,124 +269,13 @@ struct Tile<'a> {
     at: usize,
     /// Bytes of a row of the plane.
     pitch: usize,
+    /// From its own first line on.
     weights: &'a [Line],
+    /// Vectors whose lines lie side by side.
+    together: usize,
     /// Its first output channel.
     lane: usize,
     valid: usize,
-}
-
-/// Sums of a vector's lanes.
-trait Sums: Copy {
-    /// A line as it is multiplied with.
-    type Factors: Copy;
-
-    fn zero() -> Self;
-    fn of(line: &[i8; LANES * WORD]) -> Self::Factors;
-    /// The four products of each lane are added.
-    fn dot(self, word: [u8; WORD], factors: Self::Factors) -> Self;
-    fn times(self, factors: &[f32; LANES]) -> [f32; LANES];
-    fn quantise(from: &[f32], scale: f32, to: &mut [u8]);
-}
-
-/// Plain Rust.
-#[derive(Clone, Copy)]
-struct Plain([i32; LANES]);
-
-impl Sums for Plain {
-    type Factors = [[i16; LANES]; WORD];
-
-    #[inline(always)]
-    fn zero() -> Self {
-        Self([0; LANES])
-    }
-    #[inline(always)]
-    fn of(line: &[i8; LANES * WORD]) -> Self::Factors {
-        std::array::from_fn(|k| std::array::from_fn(|lane| i16::from(line[lane * WORD + k])))
-    }
-    #[inline(always)]
-    fn dot(mut self, word: [u8; WORD], factors: Self::Factors) -> Self {
-        for k in 0..WORD {
-            for lane in 0..LANES {
-                self.0[lane] += i32::from(word[k]) * i32::from(factors[k][lane]);
-            }
-        }
-        self
-    }
-    #[inline(always)]
-    fn times(self, factors: &[f32; LANES]) -> [f32; LANES] {
-        std::array::from_fn(|lane| self.0[lane] as f32 * factors[lane])
-    }
-    #[inline(always)]
-    fn quantise(from: &[f32], scale: f32, to: &mut [u8]) {
-        quantise(from, scale, to);
-    }
-}
-
-/// To the nearest step within 0 to 255, ties to even; what is no number is 0.
-#[inline(always)]
-#[allow(clippy::manual_clamp)] // `clamp` keeps what is no number
-fn quantise(from: &[f32], scale: f32, to: &mut [u8]) {
-    for (from, to) in from.iter().zip(to) {
-        // From 2^23 on a float counts in ones: the sum's rounding is the one that is wanted.
-        *to = ((from * scale).max(0.0).min(STEPS) + 8_388_608.0).to_bits() as u8;
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod vnni {
-    use super::{LANES, Sums, WORD, quantise};
-    use std::arch::x86_64::*;
-
-    /// AVX512_VNNI; named only where it was found, with AVX-512BW.
-    #[derive(Clone, Copy)]
-    pub(super) struct Vnni(__m512i);
-
-    impl Sums for Vnni {
-        type Factors = __m512i;
-
-        #[inline(always)]
-        fn zero() -> Self {
-            // SAFETY: AVX-512F was found.
-            Self(unsafe { _mm512_setzero_si512() })
-        }
-        #[inline(always)]
-        fn of(line: &[i8; LANES * WORD]) -> __m512i {
-            // SAFETY: AVX-512F was found, and a line is 64 bytes.
-            unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
-        }
-        #[inline(always)]
-        fn dot(self, word: [u8; WORD], factors: __m512i) -> Self {
-            // SAFETY: AVX512_VNNI was found.
-            Self(unsafe { _mm512_dpbusd_epi32(self.0, _mm512_set1_epi32(i32::from_ne_bytes(word)), factors) })
-        }
-        #[inline(always)]
-        fn times(self, factors: &[f32; LANES]) -> [f32; LANES] {
-            let mut done = [0.0; LANES];
-            // SAFETY: AVX-512F was found; both are sixteen floats.
-            unsafe {
-                let value = _mm512_mul_ps(_mm512_cvtepi32_ps(self.0), _mm512_loadu_ps(factors.as_ptr()));
-                _mm512_storeu_ps(done.as_mut_ptr(), value);
-            }
-            done
-        }
-        #[inline(always)]
-        fn quantise(from: &[f32], scale: f32, to: &mut [u8]) {
-            let (whole, rest) = from.as_chunks::<LANES>();
-            let (to_whole, to_rest) = to.as_chunks_mut::<LANES>();
-            for (from, to) in whole.iter().zip(to_whole) {
-                // SAFETY: AVX-512F was found; sixteen floats are read and as many bytes written.
-                unsafe {
-                    let scaled = _mm512_mul_ps(_mm512_loadu_ps(from.as_ptr()), _mm512_set1_ps(scale));
-                    // The second operand where the first is no number.
-                    let scaled = _mm512_max_ps(scaled, _mm512_setzero_ps());
-                    let scaled = _mm512_min_ps(scaled, _mm512_set1_ps(super::STEPS));
-                    let steps = _mm512_cvtps_epi32(scaled);
-                    _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtusepi32_epi8(steps));
-                }
-            }
-            quantise(rest, scale, to_rest);
-        }
-    }
 }
 
 /// The memory of floats.
