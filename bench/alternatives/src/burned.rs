@@ -115,8 +115,8 @@ struct Rows(burn::nn::BatchNorm);
 
 impl Norm for Rows {
     fn forward(&self, x: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
-        let shape @ [.., channels] = x.dims();
-        let y = self.0.forward(x.reshape([-1, channels as i32])).reshape(shape);
+        let shape @ [batch, height, width, channels] = x.dims();
+        let y = self.0.forward(x.reshape([batch * height * width, channels])).reshape(shape);
         relu(match residual {
             Some(residual) => y + residual,
             None => y,
@@ -185,7 +185,7 @@ fn convolution(layers: Layers, layer: &Layer, case: &Case, device: &Device) -> B
         }
         Layers::Matmuls | Layers::Im2col => {
             let taps = tensor(&layer.weight, shape, &device.clone().inner()).permute([2, 3, 1, 0]).into_data();
-            let weight = tensor(&taps.to_vec().expect("f32"), [9 * width, width], device);
+            let weight = tensor(&taps.try_to_vec().expect("f32"), [9 * width, width], device);
             Box::new(Taps { weight: Param::from_tensor(weight), at_once: layers == Layers::Im2col })
         }
     }
@@ -268,7 +268,7 @@ impl Burned {
                 Order::First => first,
                 Order::View | Order::Last => {
                     let last = first.permute([0, 2, 3, 1]).into_data();
-                    let last = tensor(&last.to_vec().expect("f32"), [batch, side, side, width], &device);
+                    let last = tensor(&last.try_to_vec().expect("f32"), [batch, side, side, width], &device);
                     if order == Order::Last { last } else { last.permute([0, 3, 1, 2]) }
                 }
             }
@@ -340,7 +340,7 @@ impl Burned {
             let activation = index == 0 || (index == 1 && self.case.pass == Pass::Train);
             let made = made.clone();
             let made = if activation && self.order == Order::Last { made.permute([0, 3, 1, 2]) } else { made };
-            made.into_data().to_vec::<f32>().expect("f32")
+            made.into_data().try_to_vec::<f32>().expect("f32")
         });
         values.collect()
     }

@@ -9,7 +9,7 @@ mod frozen;
 mod peers;
 mod sides;
 
-use case::{Case, Operands, Pass, Work, difference};
+use case::{Case, Difference, Operands, Pass, Work};
 use clap::{Parser, ValueEnum};
 use peers::{Peer, PeerError, Ready};
 use serde::Serialize;
@@ -19,9 +19,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
-
-/// Values that differ by more from those of Burn's flex are wrong.
-const TOLERANCE: f64 = 1e-3;
 
 /// Between two sides' turns, for threads that spin a little when their work is done.
 const BREATH: Duration = Duration::from_millis(50);
@@ -79,7 +76,7 @@ struct Row {
     /// Of the first pass, with compilation and tuning.
     first_seconds: Option<f64>,
     /// From Burn's flex, see README.md.
-    difference: Option<f64>,
+    difference: Option<Difference>,
     not_measured: Option<String>,
 }
 
@@ -224,10 +221,13 @@ fn measure(
     }
     if let Ok(right) = case::read(&place(Side::Flex)) {
         for row in rows.iter_mut().filter(|row| row.not_measured.is_none()) {
-            let apart = difference(&case, &case::read(&place(row.name)).map_err(io)?, &right);
+            let apart = Difference::of(&case, &case::read(&place(row.name)).map_err(io)?, &right);
             row.difference = Some(apart);
-            if apart > TOLERANCE {
-                row.not_measured = Some(format!("its values differ from those of flex by {apart:.1e}"));
+            if !apart.is_small(case.work) {
+                let Difference { output, gradients } = apart;
+                let why =
+                    format!("its output differs from that of flex by {output:.1e}, its gradients by {gradients:.1e}");
+                row.not_measured = Some(why);
             }
         }
     }
@@ -280,7 +280,7 @@ fn print(measured: &Measured) {
             figure(row.median, 1e3, 2),
             figure(row.ratio, 1.0, 2),
             figure(row.first_seconds, 1e3, 0),
-            row.difference.map_or_else(|| "-".into(), |apart| format!("{apart:.0e}")),
+            row.difference.map_or_else(|| "-".into(), |apart| format!("{:.0e}, {:.0e}", apart.output, apart.gradients)),
             row.not_measured.as_ref().map_or_else(String::new, |why| format!("   not measured: {why}")),
         );
     }
