@@ -163,3 +163,21 @@ pub struct ViewState<'a> {
     /// Small print.
     pub status: &'a str,
 }
+
+#[cfg(test)]
+impl<'a> ViewState<'a> {
+    /// Words and a figure alone.
+    pub(crate) fn saying(status: &'a str) -> Self {
+        Self {
+            picture: None,
+            views: &[],
+            verdict: None,
+            badge: Badge::Clean,
+            scene: Scene::Live,
+            feed: Feed::Live,
+            milliseconds: Some(1.0),
+            device: "cpu",
+            status,
+        }
+    }
+}

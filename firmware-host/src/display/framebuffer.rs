@@ -145,21 +145,6 @@ impl Target for Framebuffer {
 mod tests {
     use super::*;
 
-    fn state(status: &str) -> ViewState<'_> {
-        use crate::state::{Badge, Feed, Scene};
-        ViewState {
-            picture: None,
-            views: &[],
-            verdict: None,
-            badge: Badge::Clean,
-            scene: Scene::Live,
-            feed: Feed::Live,
-            milliseconds: Some(1.0),
-            device: "cpu",
-            status,
-        }
-    }
-
     /// The file after two updates is the screen, enlarged, in the middle of black; padding is left alone.
     #[test]
     fn the_file_is_the_screen() {
@@ -170,8 +155,8 @@ mod tests {
             let stride = width * bits / 8 + padding;
             let geometry = Geometry { width, height, bits, stride };
             let mut framebuffer = Framebuffer::with(place.path(), geometry, Shape::Square).unwrap();
-            framebuffer.show(&state("one"), Duration::ZERO).unwrap();
-            framebuffer.show(&state("another"), Duration::ZERO).unwrap();
+            framebuffer.show(&ViewState::saying("one"), Duration::ZERO).unwrap();
+            framebuffer.show(&ViewState::saying("another"), Duration::ZERO).unwrap();
             let bytes = std::fs::read(place.path()).unwrap();
             assert_eq!(bytes.len() as u32, stride * height);
             let image = framebuffer.screen.image();

@@ -10,17 +10,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 fn state(status: &str, milliseconds: f64) -> ViewState<'_> {
-    ViewState {
-        picture: None,
-        views: &[],
-        verdict: None,
-        badge: Badge::Clean,
-        scene: Scene::Live,
-        feed: Feed::Live,
-        milliseconds: Some(milliseconds),
-        device: "cpu",
-        status,
-    }
+    ViewState { milliseconds: Some(milliseconds), ..ViewState::saying(status) }
 }
 
 /// A MIPI display: commands set a window, data fill it.
