@@ -29,7 +29,7 @@ pub fn bundle(data: &[u8]) {
     std::fs::write(folder.path().join(WEIGHTS), weights).expect("the folder is ours");
     let stored = match Stored::read(folder.path()) {
         Ok(stored) => stored,
-        Err(error) => return one_line(&error),
+        Err(error) => return refuses_plainly(&error),
     };
     assert!(stored.tensors.values().all(|tensor| tensor.values.iter().all(|value| value.is_finite())));
     assert!(stored.tensors.values().all(|tensor| tensor.values.len() == tensor.shape.iter().product::<usize>()));
@@ -54,7 +54,7 @@ pub fn safetensors(data: &[u8]) {
             let again = weights::decode(Path::new("a"), &again, &expected, precision, |_| true);
             assert_eq!(again.expect("what was written can be read"), tensors);
         }
-        Err(error) => one_line(&error),
+        Err(error) => refuses_plainly(&error),
     }
 }
 
@@ -64,15 +64,15 @@ pub fn manifest(data: &[u8]) {
         let text = serde_json::to_vec(&manifest).expect("a manifest is plain data");
         assert_eq!(serde_json::from_slice::<Manifest>(&text).expect("what was written can be read"), manifest);
         let name = manifest.name;
-        one_line(&BundleError::NoHead { name: name.clone() });
-        one_line(&BundleError::Uncalibrated { name: name.clone() });
-        one_line(&BundleError::Overflow { name, layer: "a".into() });
+        refuses_plainly(&BundleError::NoHead { name: name.clone() });
+        refuses_plainly(&BundleError::Uncalibrated { name: name.clone() });
+        refuses_plainly(&BundleError::Overflow { name, layer: "a".into() });
     }
     // One that passes its own checks goes on to the missing weights.
     let folder = Folder::new();
     std::fs::write(folder.path().join(MANIFEST), data).expect("the folder is ours");
-    one_line(&Stored::read(folder.path()).expect_err("there are no weights"));
-    one_line(&generations::whole(folder.path()).expect_err("there are no weights"));
+    refuses_plainly(&Stored::read(folder.path()).expect_err("there are no weights"));
+    refuses_plainly(&generations::whole(folder.path()).expect_err("there are no weights"));
 }
 
 /// The record of a generation and a signature, which start with the same bytes for this purpose.
@@ -80,14 +80,14 @@ pub fn record(data: &[u8]) {
     match Record::decode(data) {
         Ok(record) => {
             let _ = record.parent();
-            one_line(&Fault::OtherBase { found: record.base, expected: "a".into() });
+            refuses_plainly(&Fault::OtherBase { found: record.base, expected: "a".into() });
             let folder = Folder::new();
             let generation = folder.path().join("000001");
             std::fs::create_dir(&generation).expect("the folder is ours");
             std::fs::write(generation.join(RECORD), data).expect("the folder is ours");
-            one_line(&generations::whole(&generation).expect_err("there is no manifest"));
+            refuses_plainly(&generations::whole(&generation).expect_err("there is no manifest"));
         }
-        Err(why) => one_line(&Fault::Record { path: "a".into(), why }),
+        Err(why) => refuses_plainly(&Fault::Record { path: "a".into(), why }),
     }
     let key = keygen().expect("the system has random numbers").public();
     verify_bytes(b"{}", data, &key).expect_err("nobody has this key");
@@ -102,12 +102,12 @@ pub fn image(data: &[u8]) {
             let centre = rgb.centre(8, 8);
             assert_eq!(centre.pixels.len(), 8 * 8 * 3);
         }
-        Err(error) => one_line(&error),
+        Err(error) => refuses_plainly(&error),
     }
 }
 
 /// A refusal is one line, and nothing in it is a command to a terminal.
-fn one_line(error: &impl Display) {
+fn refuses_plainly(error: &impl Display) {
     let text = error.to_string();
     assert!(!text.contains(char::is_control), "{text:?}");
 }
