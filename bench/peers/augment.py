@@ -11,12 +11,13 @@ anything is timed; the conversion to float tensors in [0, 1] is timed.
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Iterator
+
+from peer import speaker
 
 # Read when the libraries are loaded.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -140,13 +141,7 @@ def main():
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--views", type=int, default=8)
     args = parser.parse_args()
-    # What a library prints is no answer.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(answer: dict):
-        print(json.dumps(answer), file=answers, flush=True)
-
+    say = speaker()
     try:
         import numpy as np
         import torch

@@ -1,9 +1,10 @@
-"""What every peer benchmark prints: one JSON object {machine, versions, command, result}."""
+"""What every peer benchmark prints: one JSON object {machine, versions, command, result}, or a line for each question."""
 
 import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -28,6 +29,13 @@ def report(result: dict, versions: dict[str, str], out: Path | None = None):
         print(text)
     else:
         out.write_text(text + "\n")
+
+
+def speaker() -> Callable[[dict], None]:
+    """What writes answers to stdout, a line each. Whatever a library prints from now on is no answer and goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return lambda answer: print(json.dumps(answer), file=answers, flush=True)
 
 
 def resident_kib(field: str) -> int:
