@@ -5,25 +5,17 @@
 #![allow(unsafe_code)] // the interface of allocators, and mimalloc's options, which have no safe binding
 
 mod heap;
+mod keep;
 
-use libmimalloc_sys::{mi_option_set, mi_option_t, mi_option_use_numa_nodes, mi_option_verbose};
 use mimalloc::MiMalloc;
 use std::alloc::{GlobalAlloc, Layout};
 
 #[global_allocator]
 static ALLOCATOR: Sorted = Sorted;
 
-// Not in the bindings; mimalloc.h lists them beside these two.
-const PURGE_DELAY: mi_option_t = mi_option_use_numa_nodes - 1;
-const ARENA_EAGER_COMMIT: mi_option_t = mi_option_verbose + 2;
-
 /// Never gives memory back to the system. To be called first in `main`.
 pub fn keep_memory() {
-    // SAFETY: no other thread runs yet, and both are options of the mimalloc that is linked.
-    unsafe {
-        mi_option_set(PURGE_DELAY, -1);
-        mi_option_set(ARENA_EAGER_COMMIT, 1);
-    }
+    keep::keep_memory();
     #[cfg(target_os = "linux")]
     large::reserve();
 }

@@ -37,7 +37,7 @@ impl Heap {
         if self.lent.len() == MOST {
             return None;
         }
-        // Of equals the first. First fit alone leaves a fifth more between a wide network's buffers.
+        // Of equals the first. Where the first fit is taken instead, small buffers break up what large ones leave.
         let large_enough = self.free.iter().enumerate().filter(|(_, part)| part.len() >= bytes);
         let (at, _) = large_enough.min_by_key(|(_, part)| part.len())?;
         let start = self.free[at].start;
