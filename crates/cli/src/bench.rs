@@ -86,7 +86,7 @@ struct StepArguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     views: u32,
     /// What convolutions of training compute in; bf16 is the CPU's.
-    #[arg(long, default_value_t, value_parser = PossibleValuesParser::new(Arithmetic::NAMES).try_map(|name| name.parse::<Arithmetic>()))]
+    #[arg(long, default_value_t, value_parser = arithmetic())]
     arithmetic: Arithmetic,
     /// Steps that do not count.
     #[arg(long, default_value_t = 3)]
@@ -96,6 +96,11 @@ struct StepArguments {
     steps: u32,
     #[command(flatten)]
     device: DeviceArguments,
+}
+
+/// What `--arithmetic` may say.
+fn arithmetic() -> impl TypedValueParser<Value = Arithmetic> {
+    PossibleValuesParser::new(Arithmetic::NAMES).try_map(|name| name.parse())
 }
 
 fn step(step: Step, arguments: &StepArguments, output: &Output) -> Done {

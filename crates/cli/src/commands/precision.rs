@@ -120,8 +120,8 @@ pub fn widened(precision: Precision) -> Option<String> {
              the same and multiplied in f32, which saves no time"
         )),
         Precision::Int8 if !level.multiplies_int8() => Some(format!(
-            "precision: int8, but {level} here has no instructions for it (AVX512_VNNI, NEON dot products): the same integers are \
-             found more slowly than f32 would be"
+            "precision: int8, but {level} here has no instructions for it (AVX512_VNNI, NEON dot products): the same \
+             integers are found more slowly than f32 would be"
         )),
         _ => None,
     }
